@@ -1,0 +1,134 @@
+"""The integer network as plain, frozen data: the single source for simulation, verification and C code.
+
+Read back from a full-integer .tflite. A real value is scale * (q - zero_point). Scales are the file's float32 values,
+held as Python floats. Gate order is i, f, c, o. Shapes leave out the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Union
+
+import numpy as np
+import numpy.typing as npt
+
+Int8Array = npt.NDArray[np.int8]
+Int32Array = npt.NDArray[np.int32]
+Profile = Literal["tflm-double", "tflm-float"]
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """An activation tensor: name, shape without batch, integer type and affine quantization."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["int8", "int16"]
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """Fixed-point effective scale m * 2^(e - 31), as TFLM's QuantizeMultiplier gives it (m in [2^30, 2^31) or 0)."""
+
+    m: int
+    e: int
+
+    @property
+    def real(self) -> float:
+        """The exact value represented."""
+        return float(self.m) * 2.0 ** (self.e - 31)
+
+
+@dataclass(frozen=True, eq=False)
+class IntLstm:
+    """UNIDIRECTIONAL_SEQUENCE_LSTM, int8 activations and weights, int16 cell. Always yields the whole sequence."""
+
+    name: str
+    input: QuantizedTensor  # (T, D)
+    output: QuantizedTensor  # (T, H); also the hidden state's quantization
+    W: Int8Array  # (4, H, D)
+    R: Int8Array  # (4, H, H)
+    b: Int32Array  # (4, H), at scale input.scale * W_scale[g]
+    W_scale: tuple[float, float, float, float]
+    R_scale: tuple[float, float, float, float]
+    cell_shift: int  # p: the cell scale is 2^p
+    cell_clip_q: int  # 0: no clipping
+    input_multipliers: tuple[Multiplier, Multiplier, Multiplier, Multiplier]  # to Q3.12
+    recurrent_multipliers: tuple[Multiplier, Multiplier, Multiplier, Multiplier]  # to Q3.12
+    forget_multiplier: Multiplier  # f * c -> cell
+    input_gate_multiplier: Multiplier  # i * g -> cell
+    hidden_multiplier: Multiplier  # o * tanh(c) -> hidden
+
+    @property
+    def units(self) -> int:
+        return int(self.W.shape[1])
+
+    @property
+    def features(self) -> int:
+        return int(self.W.shape[2])
+
+
+@dataclass(frozen=True, eq=False)
+class IntDense:
+    """FULLY_CONNECTED on the last axis; fused ReLU shows as act_min = output zero point."""
+
+    name: str
+    input: QuantizedTensor
+    output: QuantizedTensor
+    W: Int8Array  # (M, N)
+    b: Int32Array  # (M,), zeros where the file has none
+    W_scale: tuple[float, ...]  # length 1 (per tensor) or M (per channel)
+    multipliers: tuple[Multiplier, ...]  # same length as W_scale
+    act_min: int
+    act_max: int
+
+
+@dataclass(frozen=True)
+class IntActivation:
+    """SOFTMAX, LOGISTIC, TANH or RELU on int8."""
+
+    name: str
+    kind: Literal["softmax", "sigmoid", "tanh", "relu"]
+    input: QuantizedTensor
+    output: QuantizedTensor
+    beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class IntLastStep:
+    """STRIDED_SLICE (or equivalent) that keeps the last time step: (T, N) -> (N,)."""
+
+    name: str
+    input: QuantizedTensor
+    output: QuantizedTensor
+
+
+@dataclass(frozen=True)
+class IntReshape:
+    """RESHAPE; data and quantization unchanged."""
+
+    name: str
+    input: QuantizedTensor
+    output: QuantizedTensor
+
+
+IntOp = Union[IntLstm, IntDense, IntActivation, IntLastStep, IntReshape]
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerNetwork:
+    """A chain of integer operators. `sha256` is the .tflite file's hex digest; `content` its bytes.
+
+    `profile` says how scale products are taken (see docs/semantics.md): 'tflm-double' as the host TFLM interpreter
+    does, 'tflm-float' as TFLM's current sources do.
+    """
+
+    name: str
+    input: QuantizedTensor  # (T, D)
+    output: QuantizedTensor
+    ops: tuple[IntOp, ...]
+    sha256: str
+    profile: Profile
+    content: bytes

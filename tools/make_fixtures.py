@@ -1,0 +1,55 @@
+"""Remakes tests/fixtures: small random Keras 2 models, their calibration data and int8 .tflite files.
+
+Run it from the repository's root: python tools/make_fixtures.py
+"""
+
+import os
+import tempfile
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+L = keras.layers
+MODELS = {
+    "tiny": ((4, 3), lambda: [L.LSTM(5), L.Dense(3, activation="softmax")]),
+    "logits": ((8, 8), lambda: [L.LSTM(16), L.Dense(10)]),
+    "stacked": (
+        (8, 4),
+        lambda: [L.LSTM(8, return_sequences=True), L.LSTM(6), L.Dense(4, activation="relu"), L.Dense(3, activation="softmax")],
+    ),
+    "sequence": ((6, 4), lambda: [L.LSTM(7, return_sequences=True)]),
+    "timedist": ((5, 3), lambda: [L.LSTM(6, return_sequences=True), L.TimeDistributed(L.Dense(4, activation="softmax"))]),
+    "acts": ((5, 3), lambda: [L.LSTM(6), L.Dense(5, activation="tanh"), L.Dense(4, activation="sigmoid")]),
+}
+
+
+def main() -> None:
+    out = "tests/fixtures"
+    for index, (name, (shape, layers)) in enumerate(MODELS.items()):
+        rng = np.random.default_rng(index)
+        model = keras.Sequential([L.Input(shape), *layers()])
+        model.set_weights(
+            [(w + rng.normal(0, 0.3, w.shape)).astype("f") if w.ndim > 1 else rng.normal(0, 0.3, w.shape).astype("f")
+             for w in model.get_weights()]
+        )
+        x = rng.uniform(-1, 1, (200, *shape)).astype("f")
+        y = np.argmax(model.predict(x, verbose=0), axis=-1)
+        model.save(f"{out}/{name}.h5")
+        np.savez_compressed(f"{out}/{name}.calib.npz", x=x, y=y.reshape(len(x), -1)[:, -1])
+        signature = tf.function(lambda v, m=model: m(v)).get_concrete_function(tf.TensorSpec((1, *shape), tf.float32))
+        with tempfile.TemporaryDirectory() as folder:
+            tf.saved_model.save(model, folder, signatures=signature)
+            open(f"{out}/{name}.float.tflite", "wb").write(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda x=x: ([s[None]] for s in x)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+            open(f"{out}/{name}.tflite", "wb").write(converter.convert())
+
+
+if __name__ == "__main__":
+    main()

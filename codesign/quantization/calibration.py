@@ -1,0 +1,92 @@
+"""Calibration data: real samples of the model's input, in a .npz file beside the model."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.errors import InputError
+
+MAX_VALUES = 1 << 28  # 1 GiB of float32
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Samples `x` float32 (N, T, D) and, where the file has them, integer class labels `y` (N,)."""
+
+    x: npt.NDArray[np.float32]
+    y: npt.NDArray[np.int64] | None
+
+
+def default_calibration_path(model_path: str | Path) -> Path:
+    """The sidecar of a model: NAME.calib.npz beside NAME.h5, NAME.keras, NAME.tflite or NAME.float.tflite."""
+    path = Path(model_path)
+    name = path.name[: -len(path.suffix)] if path.suffix else path.name
+    if path.suffix == ".tflite" and name.endswith(".float"):
+        name = name[: -len(".float")]
+    return path.with_name(name + ".calib.npz")
+
+
+def load_calibration(path: str | Path, input_shape: tuple[int, int]) -> Calibration:
+    """Read a calibration file for a model of input shape (T, D).
+
+    Raises InputError where the file is missing or damaged, where `x` is absent, not (N, T, D) with N >= 1, not
+    floating point or not finite, and where `y` is not N integers. Nothing in the file is unpickled.
+    """
+    path = Path(path)
+    steps, features = input_shape
+    recipe = (
+        f"make one from N >= 1 real inputs with numpy: np.savez({path.name!r}, x=x.astype('float32')) "
+        f"where x has shape (N, {steps}, {features})"
+    )
+    if not path.exists():
+        raise InputError(f"calibration file {path} does not exist; {recipe}")
+    if not path.is_file():
+        raise InputError(f"calibration file {path} is not a file; {recipe}")
+    arrays = _read_arrays(path, recipe)
+    if "x" not in arrays:
+        raise InputError(f"calibration file {path} has no array 'x'; {recipe}")
+    x = arrays["x"]
+    if x.dtype not in (np.float32, np.float64, np.float16):
+        raise InputError(f"calibration file {path}: x has dtype {x.dtype}, but it has to be float32; {recipe}")
+    if x.ndim != 3 or x.shape[0] < 1 or x.shape[1:] != (steps, features):
+        raise InputError(
+            f"calibration file {path}: x has shape {x.shape}, but this model needs (N, {steps}, {features}), N >= 1"
+        )
+    with np.errstate(over="ignore"):
+        x = np.ascontiguousarray(x, dtype=np.float32)
+    if not np.isfinite(x).all():
+        raise InputError(f"calibration file {path}: x contains NaN, infinite or float32-overflowing values; remove them")
+    return Calibration(x, _labels(path, arrays.get("y"), len(x)))
+
+
+def _labels(path: Path, y: npt.NDArray[np.generic] | None, count: int) -> npt.NDArray[np.int64] | None:
+    if y is None:
+        return None
+    if y.dtype.kind not in "iu" or y.shape != (count,):
+        raise InputError(
+            f"calibration file {path}: y has dtype {y.dtype} and shape {y.shape}, "
+            f"but it has to be integer class labels of shape ({count},)"
+        )
+    if y.size and (int(y.min()) < 0 or int(y.max()) > np.iinfo(np.int64).max):
+        raise InputError(f"calibration file {path}: y contains negative or too large class labels")
+    return y.astype(np.int64)
+
+
+def _read_arrays(path: Path, recipe: str) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays x and y; their sizes are checked from the archive's headers before anything is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.filename in ("x.npy", "y.npy") and info.file_size > 8 * MAX_VALUES:
+                    raise InputError(f"calibration file {path}: {info.filename} is too large; use fewer samples")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in ("x", "y") if name in archive.files}
+    except InputError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many types on damaged files
+        raise InputError(f"calibration file {path} is not a readable .npz file of plain arrays; {recipe}") from error

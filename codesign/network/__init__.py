@@ -1,4 +1,4 @@
-"""The float network as data, its readers (.h5, .keras, float .tflite) and its evaluation over the reals (float64)."""
+"""The float network as data, its readers (.h5, .keras, float .tflite), and its evaluation in float64."""
 
 from codesign.network.evaluation import (
     activate,

@@ -1,8 +1,7 @@
 """Evaluation of the float network over the reals, that is in float64.
 
-The network's meaning, in every bound and certificate, is the real-valued function that its float32 weights define:
-float32 rounding of Keras or TFLite is not part of it. float64 evaluation follows that function to about 1e-14 of the
-magnitudes involved; float32 runs of the same model differ from it by about 1e-6.
+The network's meaning, in every bound and certificate, is the real-valued function that its float32 weights
+define: the float32 rounding of a Keras or TFLite run is not part of it.
 """
 
 from __future__ import annotations
@@ -92,9 +91,7 @@ def _batch(network: FloatNetwork, x: npt.ArrayLike) -> Float64Array:
     value = np.asarray(x, dtype=np.float64)
     steps, features = network.input_shape
     if value.ndim != 3 or value.shape[1:] != (steps, features):
-        raise InputError(
-            f"inputs have shape {value.shape}, but {network.name} needs (B, {steps}, {features})"
-        )
+        raise InputError(f"inputs have shape {value.shape}, but {network.name} needs (B, {steps}, {features})")
     return value
 
 
@@ -123,6 +120,8 @@ def _lstm(layer: Lstm, x: Float64Array) -> Float64Array:
         z = driven[:, t] + h @ R.T
         i, f, o = (expit(z[:, g * units : (g + 1) * units]) for g in (0, 1, 3))
         c = f * c + i * np.tanh(z[:, 2 * units : 3 * units])
+        if layer.cell_clip:
+            c = np.clip(c, -layer.cell_clip, layer.cell_clip)
         h = o * np.tanh(c)
         sequence[:, t] = h
     return sequence

@@ -1,7 +1,7 @@
-"""A Keras model configuration (JSON) to a chain of layers: what is supported, and refusals that say what is not.
+"""A Keras model configuration (JSON) to a chain of layers, with refusals that say what is not supported.
 
-Kernel columns hold the gates in the order i, f, c, o. Sequential models and functional graphs that are a chain, in the
-formats of Keras 2 and Keras 3.
+Sequential models and functional graphs that are a chain, in the formats of Keras 2 and Keras 3.
+Kernel columns hold the gates in the order i, f, c, o.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from codesign.network.model import (
     Reshape,
 )
 
-SUPPORTED = "supported layers are Input, LSTM, Dense, TimeDistributed(Dense), Activation, ReLU, Softmax, Flatten, Reshape and Dropout"
+SUPPORTED = (
+    "supported layers are Input, LSTM, Dense, TimeDistributed(Dense), Activation, ReLU, Softmax, Flatten, "
+    "Reshape and Dropout"
+)
 ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "softmax")
 # Layers that do nothing at inference.
 IGNORED = (
@@ -42,7 +45,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """Where a layer's weights are (see keras_file) and the shapes its configuration implies, in Keras' storage order."""
+    """Where a layer's weights are (see keras_file) and the shapes they must have, in Keras' storage order."""
 
     layer: str
     archive_key: str
@@ -68,9 +71,7 @@ def layer_entries(model: Any) -> list[Entry]:
     """The layers of a Sequential or functional model in file order. Raises InputError on anything else."""
     kind = _dict(model, "the model").get("class_name")
     if kind not in ("Sequential", "Functional", "Model"):
-        raise InputError(
-            f"the model is a {_short(kind)}, but only Sequential and functional models are supported"
-        )
+        raise InputError(f"the model is a {_short(kind)}, but only Sequential and functional models are supported")
     config = model.get("config")
     # Keras before 2.2.3 stored a Sequential's layers as a bare list.
     layers = config if isinstance(config, list) else _dict(config, "the model's configuration").get("layers")
@@ -108,21 +109,18 @@ def chain(model: dict[str, Any], entries: list[Entry]) -> list[Entry]:
     name = outputs[0]
     while True:
         if name not in by_name:
-            raise InputError(
-                f"the graph refers to a layer {_short(name)} that does not exist: the file is damaged"
-            )
+            raise InputError(f"the graph refers to a layer {_short(name)} that does not exist: the file is damaged")
         entry = by_name.pop(name)
         ordered.insert(0, entry)
         if name == inputs[0]:
             break
         name = _predecessor(entry)
         if any(name == seen.name for seen in ordered):
-            raise InputError(
-                f"layer {name!r} is used more than once, but only chains of layers are supported"
-            )
+            raise InputError(f"layer {name!r} is used more than once, but only chains of layers are supported")
     if by_name:
         raise InputError(
-            f"layer {next(iter(by_name))!r} is not on the one path from input to output: only chains are supported"
+            f"layer {next(iter(by_name))!r} is not on the one path from input to output; "
+            "only chains of layers are supported"
         )
     return ordered
 
@@ -130,7 +128,10 @@ def chain(model: dict[str, Any], entries: list[Entry]) -> list[Entry]:
 def build_layers(
     model: dict[str, Any], entries: list[Entry], weights: WeightReader
 ) -> tuple[tuple[int, int], tuple[Layer, ...]]:
-    """The input shape (T, D) and the layers, with weights from `weights`. Raises InputError on what is not supported."""
+    """The input shape (T, D) and the layers, their weights read by `weights`.
+
+    Raises InputError on what is not supported.
+    """
     input_shape = _input_shape(model, entries)
     shape: Shape = input_shape
     layers: list[Layer] = []
@@ -138,16 +139,12 @@ def build_layers(
         _check_dtype(entry.name, entry.config)
         if entry.kind == "InputLayer":
             if index:
-                raise InputError(
-                    f"layer {entry.name!r} is a second input, but exactly one input is supported"
-                )
+                raise InputError(f"layer {entry.name!r} is a second input, but exactly one input is supported")
         elif entry.kind in BUILDERS:
             layer, shape = BUILDERS[entry.kind](entry, shape, weights)
             layers += [layer] if layer is not None else []
         elif entry.kind not in IGNORED:
-            raise InputError(
-                f"layer {entry.name!r} is a {_short(entry.kind)}, which is not supported; {SUPPORTED}"
-            )
+            raise InputError(f"layer {entry.name!r} is a {_short(entry.kind)}, which is not supported; {SUPPORTED}")
     if not any(isinstance(layer, Lstm) for layer in layers):
         raise InputError("the model has no LSTM layer; only recurrent models are supported")
     return input_shape, tuple(layers)
@@ -158,9 +155,7 @@ def _input_shape(model: dict[str, Any], entries: list[Entry]) -> tuple[int, int]
     if model["class_name"] != "Sequential" and first.kind != "InputLayer":
         raise InputError(f"the graph starts at layer {first.name!r}, which is not an Input")
     if first.config.get("sparse") or first.config.get("ragged"):
-        raise InputError(
-            f"input {first.name!r} is sparse or ragged; only dense inputs of shape (T, D) are supported"
-        )
+        raise InputError(f"input {first.name!r} is sparse or ragged; only dense inputs of shape (T, D) are supported")
     stored = first.config.get("batch_shape", first.config.get("batch_input_shape"))
     if stored is None and isinstance(model["config"], dict):
         stored = model["config"].get("build_input_shape")
@@ -171,9 +166,7 @@ def _input_shape(model: dict[str, Any], entries: list[Entry]) -> tuple[int, int]
     steps, features = stored[1:]
     for value, what in ((steps, "T, the number of steps"), (features, "D, the number of features")):
         if value is None:
-            raise InputError(
-                f"input {first.name!r} leaves {what}, open; give it in the model's Input((T, D))"
-            )
+            raise InputError(f"input {first.name!r} leaves {what}, open; give it in the model's Input((T, D))")
         _integer(first.name, what, value)
     return steps, features
 
@@ -182,19 +175,18 @@ def _predecessor(entry: Entry) -> str:
     nodes = entry.nodes
     if not isinstance(nodes, list) or len(nodes) != 1:
         count = len(nodes) if isinstance(nodes, list) else 0
-        raise InputError(
-            f"layer {entry.name!r} is called {count} times, but only chains of layers are supported"
-        )
+        raise InputError(f"layer {entry.name!r} is called {count} times, but only chains of layers are supported")
     found = list(_histories(nodes, f"layer {entry.name!r}"))
     if len(found) != 1:
-        raise InputError(
-            f"layer {entry.name!r} has {len(found)} inputs, but only chains of layers are supported"
-        )
+        raise InputError(f"layer {entry.name!r} has {len(found)} inputs, but only chains of layers are supported")
     return found[0]
 
 
 def _histories(value: Any, where: str) -> Iterator[str]:
-    """Names of the layers that `value` refers to: Keras 2's [name, node, tensor, kwargs] or Keras 3's keras_history."""
+    """Names of the layers that `value` refers to.
+
+    Keras 2 writes [name, node, tensor, kwargs], Keras 3 a __keras_tensor__ with a keras_history.
+    """
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":
             yield from _histories(_dict(value.get("config"), where).get("keras_history"), where)
@@ -208,9 +200,7 @@ def _histories(value: Any, where: str) -> Iterator[str]:
     elif isinstance(value, list):
         if len(value) >= 3 and isinstance(value[0], str):
             if value[1:3] != [0, 0]:
-                raise InputError(
-                    f"{where} uses a layer's second call or second output, which is not supported"
-                )
+                raise InputError(f"{where} uses a layer's second call or second output, which is not supported")
             if len(value) > 3:
                 _check_call(value[3], where)
             yield value[0]
@@ -231,16 +221,12 @@ def _lstm(entry: Entry, shape: Shape, weights: WeightReader) -> tuple[Layer, Sha
         raise InputError(f"LSTM {name!r} gets an input of shape {shape}, but needs (T, D)")
     for key, wanted in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
         if config.get(key) != wanted:
-            raise InputError(
-                f"LSTM {name!r} has {key}={_short(config.get(key))}, but only {wanted!r} is supported"
-            )
+            raise InputError(f"LSTM {name!r} has {key}={_short(config.get(key))}, but only {wanted!r} is supported")
     for key in ("stateful", "go_backwards", "time_major", "return_state"):
         if config.get(key, False) is not False:
-            raise InputError(
-                f"LSTM {name!r} has {key}={_short(config[key])}, but only {key}=False is supported"
-            )
+            raise InputError(f"LSTM {name!r} has {key}={_short(config[key])}, but only {key}=False is supported")
     units = _integer(name, "units", config.get("units"))
-    shapes = {"kernel": (shape[1], 4 * units), "recurrent_kernel": (units, 4 * units)}
+    shapes: dict[str, Shape] = {"kernel": (shape[1], 4 * units), "recurrent_kernel": (units, 4 * units)}
     values = _weights(entry, ("cell",), shapes, (4 * units,), config, weights)
     W = np.ascontiguousarray(values["kernel"].reshape(shape[1], 4, units).transpose(1, 2, 0))
     R = np.ascontiguousarray(values["recurrent_kernel"].reshape(units, 4, units).transpose(1, 2, 0))
@@ -259,12 +245,11 @@ def _time_distributed(entry: Entry, shape: Shape, weights: WeightReader) -> tupl
     _refuse_custom(entry.name, str(inner.get("class_name")), inner)
     if inner.get("class_name") != "Dense":
         raise InputError(
-            f"layer {entry.name!r} is TimeDistributed({_short(inner.get('class_name'))}), which is not supported; {SUPPORTED}"
+            f"layer {entry.name!r} is TimeDistributed({_short(inner.get('class_name'))}), "
+            f"which is not supported; {SUPPORTED}"
         )
     if len(shape) != 2:
-        raise InputError(
-            f"layer {entry.name!r} gets an input of shape {shape}, but TimeDistributed needs (T, N)"
-        )
+        raise InputError(f"layer {entry.name!r} gets an input of shape {shape}, but TimeDistributed needs (T, N)")
     _check_dtype(entry.name, config)
     return _dense_layer(entry, config, ("layer",), shape, weights)
 
@@ -290,9 +275,7 @@ def _relu(entry: Entry, shape: Shape, weights: WeightReader) -> tuple[Layer, Sha
     for key in ("max_value", "negative_slope", "threshold"):
         value = entry.config.get(key)
         if value is not None and (key == "max_value" or value != 0):
-            raise InputError(
-                f"ReLU {entry.name!r} has {key}={_short(value)}, but only the plain ReLU is supported"
-            )
+            raise InputError(f"ReLU {entry.name!r} has {key}={_short(value)}, but only the plain ReLU is supported")
     return Activation(entry.name, "relu"), shape
 
 
@@ -366,7 +349,8 @@ def _activation(name: str, value: Any) -> ActivationKind:
         return "linear"
     if not isinstance(value, str) or value not in ACTIVATIONS:
         raise InputError(
-            f"layer {name!r} has activation={_short(value)}, which is not supported; supported are {', '.join(ACTIVATIONS)}"
+            f"layer {name!r} has activation={_short(value)}, which is not supported; "
+            f"supported activations are {', '.join(ACTIVATIONS)}"
         )
     return cast(ActivationKind, value)
 
@@ -381,9 +365,7 @@ def _check_dtype(name: str, config: dict[str, Any]) -> None:
 
 def _refuse_custom(name: str, kind: str, layer: dict[str, Any]) -> None:
     registered, module = layer.get("registered_name"), layer.get("module")
-    known_module = module is None or (
-        isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras")
-    )
+    known_module = module is None or (isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras"))
     if registered not in (None, kind) or not known_module:
         raise InputError(
             f"layer {name!r} is a custom layer ({_short(registered or module)}), which is not supported; {SUPPORTED}"

@@ -1,7 +1,7 @@
 """Readers of Keras files: .h5 (Keras 2 and 3) and .keras (a zip of config.json and model.weights.h5).
 
-Only JSON and float32 arrays are taken from the file. HDF5 soft links, external links, external storage and virtual data
-sets, which could pull in other files, are refused.
+Only JSON and float32 arrays are taken from the file. HDF5 soft links, external links, external storage and
+virtual data sets, which could pull in other files, are refused.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ def read_h5(content: bytes, name: str, sha256: str) -> FloatNetwork:
     """A whole-model .h5 file, written by `model.save` of Keras 2 or Keras 3. Raises InputError."""
     with _hdf5(content) as file:
         if "model_config" not in file.attrs:
-            raise InputError(
-                "it holds no model_config: it is not a whole Keras model, so save one with model.save()"
-            )
+            raise InputError("it holds no model_config: it is not a whole Keras model, so save one with model.save()")
         config = _json(_text(file.attrs["model_config"]))
         version = _text(file.attrs.get("keras_version", b"2"))
         root = _child(file, "model_weights")
@@ -128,9 +126,7 @@ def _weights_by_position(group: Any, spec: WeightSpec) -> dict[str, Float32Array
 
     names = [str(index) for index in range(len(spec.shapes))]
     if not isinstance(group, h5py.Group) or sorted(group) != names:
-        raise InputError(
-            f"layer {spec.layer!r} does not have the {len(names)} weights that its configuration needs"
-        )
+        raise InputError(f"layer {spec.layer!r} does not have the {len(names)} weights that its configuration needs")
     return {key: _array(_child(group, name), spec, key) for name, key in zip(names, spec.shapes, strict=True)}
 
 
@@ -141,18 +137,12 @@ def _array(item: Any, spec: WeightSpec, key: str) -> Float32Array:
     if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
         raise InputError(f"layer {spec.layer!r}: its {key} is not stored in the file itself")
     if item.shape != shape:
-        raise InputError(
-            f"layer {spec.layer!r}: its {key} has shape {item.shape}, but its configuration needs {shape}"
-        )
+        raise InputError(f"layer {spec.layer!r}: its {key} has shape {item.shape}, but its configuration needs {shape}")
     if item.dtype.kind != "f" or item.dtype.itemsize != 4:
-        raise InputError(
-            f"layer {spec.layer!r}: its {key} is {item.dtype}, but only float32 weights are supported"
-        )
+        raise InputError(f"layer {spec.layer!r}: its {key} is {item.dtype}, but only float32 weights are supported")
     value = np.ascontiguousarray(item[()], dtype=np.float32)
     if not np.isfinite(value).all():
-        raise InputError(
-            f"layer {spec.layer!r}: its {key} contains NaN or infinite values; train or export it again"
-        )
+        raise InputError(f"layer {spec.layer!r}: its {key} contains NaN or infinite values; train or export it again")
     return value
 
 

@@ -2,7 +2,8 @@
 
 Shapes leave out the batch. H is the number of units, D the number of input features, T the number of steps.
 Gate order is everywhere i, f, c, o (TFLite's operand order of UNIDIRECTIONAL_SEQUENCE_LSTM).
-Weights are float32 exactly as stored in the model file; every consumer computes with them in float64 or wider.
+Weights are float32 exactly as stored in the model file; the network they define is a function over the reals,
+and every consumer computes with them in float64 or wider.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ GATES = ("i", "f", "c", "o")
 
 @dataclass(frozen=True, eq=False)
 class Lstm:
-    """LSTM with sigmoid gates and tanh cell: z_g = W_g x + R_g h + b_g; c' = f c + i tanh(z_c); h' = o tanh(c')."""
+    """LSTM: z_g = W_g x + R_g h + b_g; i, f, o = sigmoid(z); c' = f c + i tanh(z_c); h' = o tanh(c')."""
 
     name: str
     W: Float32Array  # (4, H, D)
     R: Float32Array  # (4, H, H)
     b: Float32Array  # (4, H)
     return_sequences: bool
+    cell_clip: float = 0.0  # c' is clamped to [-cell_clip, cell_clip]; 0: it is not (always so in Keras files)
 
     @property
     def units(self) -> int:

@@ -17,7 +17,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 def load_network(path: str | Path) -> FloatNetwork:
     """Read a float model: .h5 (Keras 2 or 3), .keras, or a float .tflite with fused LSTM operators.
 
-    The weights are those of the file (float32); the network that they define is evaluated over the reals (float64).
+    The weights are the file's float32 values; the network they define is evaluated over the reals (float64).
     Nothing in the file is executed, unpickled or deserialised to an object.
     Raises InputError, one sentence that names the file and the layer, for anything that is not supported.
     """

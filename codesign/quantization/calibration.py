@@ -34,8 +34,8 @@ def default_calibration_path(model_path: str | Path) -> Path:
 def load_calibration(path: str | Path, input_shape: tuple[int, int]) -> Calibration:
     """Read a calibration file for a model of input shape (T, D).
 
-    Raises InputError where the file is missing or damaged, where `x` is absent, not (N, T, D) with N >= 1, not
-    floating point or not finite, and where `y` is not N integers. Nothing in the file is unpickled.
+    Raises InputError where the file is missing or damaged, where `x` is absent, not (N, T, D) with N >= 1,
+    not floating point or not finite, and where `y` is not N integers. Nothing in the file is unpickled.
     """
     path = Path(path)
     steps, features = input_shape
@@ -52,15 +52,20 @@ def load_calibration(path: str | Path, input_shape: tuple[int, int]) -> Calibrat
         raise InputError(f"calibration file {path} has no array 'x'; {recipe}")
     x = arrays["x"]
     if x.dtype not in (np.float32, np.float64, np.float16):
-        raise InputError(f"calibration file {path}: x has dtype {x.dtype}, but it has to be float32; {recipe}")
+        raise InputError(
+            f"calibration file {path}: x has dtype {x.dtype}, but it has to be float32; {recipe}"
+        )
     if x.ndim != 3 or x.shape[0] < 1 or x.shape[1:] != (steps, features):
         raise InputError(
-            f"calibration file {path}: x has shape {x.shape}, but this model needs (N, {steps}, {features}), N >= 1"
+            f"calibration file {path}: x has shape {x.shape}, "
+            f"but this model needs (N, {steps}, {features}) with N >= 1"
         )
     with np.errstate(over="ignore"):
         x = np.ascontiguousarray(x, dtype=np.float32)
     if not np.isfinite(x).all():
-        raise InputError(f"calibration file {path}: x contains NaN, infinite or float32-overflowing values; remove them")
+        raise InputError(
+            f"calibration file {path}: x contains NaN, infinite or float32-overflowing values; remove them"
+        )
     return Calibration(x, _labels(path, arrays.get("y"), len(x)))
 
 
@@ -83,10 +88,14 @@ def _read_arrays(path: Path, recipe: str) -> dict[str, npt.NDArray[np.generic]]:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if info.filename in ("x.npy", "y.npy") and info.file_size > 8 * MAX_VALUES:
-                    raise InputError(f"calibration file {path}: {info.filename} is too large; use fewer samples")
+                    raise InputError(
+                        f"calibration file {path}: {info.filename} is too large; use fewer samples"
+                    )
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in ("x", "y") if name in archive.files}
     except InputError:
         raise
     except Exception as error:  # numpy and zipfile raise many types on damaged files
-        raise InputError(f"calibration file {path} is not a readable .npz file of plain arrays; {recipe}") from error
+        raise InputError(
+            f"calibration file {path} is not a readable .npz file of plain arrays; {recipe}"
+        ) from error

@@ -1,0 +1,30 @@
+"""Exact integer semantics: what a TFLM device computes, bit for bit, and the interpreters it is checked against."""
+
+from codesign.semantics.activations import (
+    SoftmaxParameters,
+    activation_table,
+    relu_multiplier,
+    softmax_parameters,
+)
+from codesign.semantics.inputs import dequantize, quantize, quantize_input
+from codesign.semantics.interpreters import TfliteInterpreter, TflmInterpreter
+from codesign.semantics.simulation import Trace, run_operator, simulate, simulate_trace
+from codesign.semantics.tables import sigmoid_table, tanh_table
+
+__all__ = [
+    "SoftmaxParameters",
+    "TfliteInterpreter",
+    "TflmInterpreter",
+    "Trace",
+    "activation_table",
+    "dequantize",
+    "quantize",
+    "quantize_input",
+    "relu_multiplier",
+    "run_operator",
+    "sigmoid_table",
+    "simulate",
+    "simulate_trace",
+    "softmax_parameters",
+    "tanh_table",
+]

@@ -29,7 +29,7 @@ typedef struct {
     const int8_t *recurrent_weights; /* [units][4][units] */
     const int32_t *input_bias;       /* [units][4] */
     const int32_t *recurrent_bias;   /* [units][4] */
-    cs_multiplier input_scale[4];     /* to Q3.12 */
+    cs_multiplier input_scale[4];    /* to Q3.12 */
     cs_multiplier recurrent_scale[4]; /* to Q3.12 */
     cs_multiplier forget_scale;       /* f * c to the cell */
     cs_multiplier update_scale;       /* i * g to the cell */
@@ -73,10 +73,10 @@ int32_t cs_tanh_q15(int32_t x, int32_t factor, uint32_t shift);
 /* One time step: reads h (NULL: the initial state) and cell, updates cell, writes h_next, which must not overlap h. */
 void cs_lstm_step(const cs_lstm *op, const int8_t *x, const int8_t *h, int16_t *cell, int8_t *h_next);
 
-/* Whole sequence from the initial state. With keep_sequence, `rows` takes steps * units values; without, it is a
- * scratch of 2 * units values. Returns the last hidden state, inside `rows`. `on_step` may be NULL. */
-const int8_t *cs_lstm_run(const cs_lstm *op, const int8_t *x, int16_t *cell, int8_t *rows, int keep_sequence,
-                          cs_step_fn on_step, void *context);
+/* Whole sequence from the initial state. With keep_sequence, `rows` takes the hidden states, steps * units values;
+ * without, it has 2 * units values, used in turn: the last state is in row (steps - 1) & 1. `on_step` may be NULL. */
+void cs_lstm_run(const cs_lstm *op, const int8_t *x, int16_t *cell, int8_t *rows, int keep_sequence,
+                 cs_step_fn on_step, void *context);
 
 void cs_dense_run(const cs_dense *op, const int8_t *x, int8_t *y);
 

@@ -103,8 +103,8 @@ void cs_lstm_step(const cs_lstm *op, const int8_t *x, const int8_t *h, int16_t *
     }
 }
 
-const int8_t *cs_lstm_run(const cs_lstm *op, const int8_t *x, int16_t *cell, int8_t *rows, int keep_sequence,
-                          cs_step_fn on_step, void *context)
+void cs_lstm_run(const cs_lstm *op, const int8_t *x, int16_t *cell, int8_t *rows, int keep_sequence,
+                 cs_step_fn on_step, void *context)
 {
     const int8_t *h = NULL;
     uint32_t t, k;
@@ -120,5 +120,4 @@ const int8_t *cs_lstm_run(const cs_lstm *op, const int8_t *x, int16_t *cell, int
         x += op->features;
         h = h_next;
     }
-    return h;
 }

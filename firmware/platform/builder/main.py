@@ -1,0 +1,102 @@
+"""SCons script: compile src/, link with the board's linker script, and write ELF, .bin and .hex; upload with openocd."""
+
+import sys
+from os.path import join
+
+from SCons.Script import AlwaysBuild, Builder, Default, DefaultEnvironment
+
+env = DefaultEnvironment()
+board = env.BoardConfig()
+prefix = "arm-none-eabi-"
+
+core_flags = ["-mcpu=" + board.get("build.cpu"), "-mthumb"]
+if board.get("build.fpu", ""):
+    core_flags += ["-mfpu=" + board.get("build.fpu"), "-mfloat-abi=" + board.get("build.float_abi")]
+else:
+    core_flags += ["-mfloat-abi=soft"]
+
+env.Replace(
+    AR=prefix + "gcc-ar",
+    AS=prefix + "gcc",
+    CC=prefix + "gcc",
+    CXX=prefix + "g++",
+    LINK=prefix + "gcc",
+    OBJCOPY=prefix + "objcopy",
+    RANLIB=prefix + "gcc-ranlib",
+    SIZETOOL=prefix + "size",
+    ARFLAGS=["rcD"],
+    PROGSUFFIX=".elf",
+    # .stack is part of the RAM in use: it is a section of its own, which `size -A` lists.
+    SIZEPROGREGEXP=r"^(?:\.isr_vector|\.text|\.rodata|\.ARM\.exidx|\.data)\s+(\d+).*",
+    SIZEDATAREGEXP=r"^(?:\.stack|\.data|\.bss)\s+(\d+).*",
+    SIZECHECKCMD="$SIZETOOL -A -d $SOURCES",
+    LDSCRIPT_PATH="",
+)
+env.Append(
+    CCFLAGS=[
+        *core_flags,
+        "-O2",
+        "-g",
+        "-ffunction-sections",
+        "-fdata-sections",
+        "-fno-common",
+        "-Wall",
+        "-Wextra",
+        "-Wconversion",
+        "-Wdouble-promotion",
+        "-Werror",
+        # The project may be built in any folder and give the same bytes.
+        "-ffile-prefix-map=%s=." % env.subst("$PROJECT_DIR"),
+    ],
+    CFLAGS=["-std=c11"],
+    LINKFLAGS=[
+        *core_flags,
+        "-nostartfiles",
+        "-Wl,--gc-sections",
+        "-Wl,--build-id=none",
+        "-Wl,--fatal-warnings",
+        "-Wl,-L," + env.subst("$PROJECT_DIR"),
+        "-Wl,-T," + join(env.subst("$PROJECT_DIR"), "cortex_m.ld"),
+        "-Wl,-Map," + join("$BUILD_DIR", "${PROGNAME}.map"),
+    ],
+    BUILDERS={
+        "ElfToBin": Builder(
+            action=env.VerboseAction("$OBJCOPY -O binary $SOURCES $TARGET", "Building $TARGET"), suffix=".bin"
+        ),
+        "ElfToHex": Builder(
+            action=env.VerboseAction("$OBJCOPY -O ihex $SOURCES $TARGET", "Building $TARGET"), suffix=".hex"
+        ),
+    },
+)
+
+elf = env.BuildProgram()
+env.Depends(elf, [join("$PROJECT_DIR", "cortex_m.ld"), join("$PROJECT_DIR", "memory.ld")])
+binary = env.ElfToBin(join("$BUILD_DIR", "${PROGNAME}"), elf)
+ihex = env.ElfToHex(join("$BUILD_DIR", "${PROGNAME}"), elf)
+
+AlwaysBuild(env.Alias("size", elf, env.VerboseAction("$SIZETOOL -A -d $SOURCES", "Sizes of $SOURCE")))
+
+protocol = env.subst("$UPLOAD_PROTOCOL") or board.get("upload.protocol", "")
+if protocol == "openocd":
+    scripts = []
+    for script in board.get("upload.openocd_config"):
+        scripts += ["-f", script]
+    env.Replace(
+        UPLOADER="openocd",
+        UPLOADERFLAGS=scripts,
+        UPLOADCMD='$UPLOADER $UPLOADERFLAGS -c "program {$SOURCE} verify reset exit"',
+    )
+    actions = [env.VerboseAction("$UPLOADCMD", "Uploading $SOURCE")]
+elif protocol == "":
+
+    def refuse(*_args, **_kwargs):
+        sys.stderr.write("Error: %s cannot be flashed; run its ELF on an emulator\n" % board.get("name"))
+        env.Exit(1)
+
+    actions = [env.VerboseAction(refuse, "Uploading $SOURCE")]
+else:
+    sys.stderr.write("Error: unknown upload protocol %s\n" % protocol)
+    env.Exit(1)
+env.AddPlatformTarget("upload", elf, actions, "Upload")
+
+Default([elf, binary, ihex])

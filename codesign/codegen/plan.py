@@ -225,8 +225,9 @@ def _check_scale(name: str, scale: Multiplier, largest: int) -> None:
 
 
 def _lstm_constants(op: IntLstm) -> tuple[Constant, ...]:
-    steps, features = op.input.shape[-2:] if len(op.input.shape) >= 2 else (0, 0)
-    if features != op.features or op.output.shape != (steps, op.units):
+    H, D = op.units, op.features
+    fits = op.W.shape == (4, H, D) and op.R.shape == (4, H, H) and op.b.shape == (4, H)
+    if not fits or op.input.shape[1:] != (D,) or op.output.shape != (op.input.shape[0], H):
         raise InputError(f"LSTM {op.name!r}: shapes {op.input.shape} and {op.output.shape} do not fit its weights")
     if not -40 <= op.cell_shift <= 2:
         raise InputError(f"LSTM {op.name!r}: cell scale 2^{op.cell_shift} is outside 2^-40 to 2^2")
@@ -252,7 +253,12 @@ def _lstm_constants(op: IntLstm) -> tuple[Constant, ...]:
 def _dense_constants(op: IntDense) -> tuple[tuple[Constant, ...], tuple[Multiplier, ...]]:
     outputs, inputs = op.W.shape
     rows = size_of(op.input) // inputs
-    if rows * inputs != size_of(op.input) or rows * outputs != size_of(op.output) or rows > _UINT16_MAX:
+    if (
+        op.b.shape != (outputs,)
+        or rows * inputs != size_of(op.input)
+        or rows * outputs != size_of(op.output)
+        or rows > _UINT16_MAX
+    ):
         raise InputError(f"dense {op.name!r}: shapes {op.input.shape} and {op.output.shape} do not fit its weights")
     if len(op.multipliers) not in (1, outputs):
         raise InputError(f"dense {op.name!r}: {len(op.multipliers)} multipliers for {outputs} outputs")

@@ -1,0 +1,31 @@
+"""Hardware in the loop: the serial protocol, real and emulated boards behind a port name, and the cross-check."""
+
+from codesign.hil.crosscheck import HilResult, cross_check
+from codesign.hil.device import Device
+from codesign.hil.protocol import (
+    CounterKind,
+    DeviceError,
+    DeviceTrace,
+    Identity,
+    Inference,
+    Metrics,
+    TraceStep,
+)
+from codesign.hil.target import Target, emulator_spec, find_ports, open_target
+
+__all__ = [
+    "CounterKind",
+    "Device",
+    "DeviceError",
+    "DeviceTrace",
+    "HilResult",
+    "Identity",
+    "Inference",
+    "Metrics",
+    "Target",
+    "TraceStep",
+    "cross_check",
+    "emulator_spec",
+    "find_ports",
+    "open_target",
+]

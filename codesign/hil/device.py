@@ -1,0 +1,265 @@
+"""The host's end of the serial link: requests with deadlines, bounded retries and resynchronisation.
+
+It only ever sees a pyserial port name: a real /dev/ttyACM0 and an emulated board's pseudo-terminal take the same path.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.errors import InputError, MissingToolError
+from codesign.hil.protocol import (
+    CLOSING_LAYER,
+    ERROR_TYPE,
+    OVERHEAD,
+    REPLY,
+    Command,
+    Decoder,
+    DeviceError,
+    DeviceTrace,
+    ErrorCode,
+    Frame,
+    Identity,
+    Inference,
+    Metrics,
+    TraceStep,
+    encode,
+    parse_identity,
+    parse_inference,
+    parse_metrics,
+    parse_trace_step,
+)
+from codesign.quantization.integer import Int8Array
+
+if TYPE_CHECKING:
+    import serial
+
+POLL_SECONDS = 0.05
+_RESYNC_BYTES = 256
+_FAULT = struct.Struct("<BBIII")
+
+
+class _GarbledRequestError(Exception):
+    """The device saw a bad CRC: worth sending again at once."""
+
+
+class Device:
+    """A device behind a serial port, opened at construction; also a context manager.
+
+    `timeout` bounds, in seconds, the silence before a reply (transmission time at `baud` comes on top); a request is
+    sent at most 1 + `retries` times. `diagnose` may tell why the link died (an emulator knows); its sentence goes into
+    the error. All methods raise DeviceError.
+    """
+
+    def __init__(
+        self,
+        port: str,
+        baud: int = 115200,
+        timeout: float = 5.0,
+        retries: int = 2,
+        diagnose: Callable[[], str | None] | None = None,
+    ) -> None:
+        try:
+            import serial
+        except ImportError as error:
+            raise MissingToolError("pyserial is missing: pip install 'codesign[board]'") from error
+        if timeout <= 0 or retries < 0:
+            raise InputError(f"timeout must be positive and retries not negative, got {timeout} and {retries}")
+        self.port = port
+        self.timeout = timeout
+        self.retries = retries
+        self._baud = baud
+        self._diagnose = diagnose
+        self._sequence = 0
+        self._decoder = Decoder()
+        self._queue: deque[Frame] = deque()
+        self._max_request = _RESYNC_BYTES
+        self._link_errors: tuple[type[Exception], ...] = (serial.SerialException, OSError, TypeError)
+        try:
+            self._serial: serial.Serial = serial.Serial(
+                port, baud, timeout=POLL_SECONDS, write_timeout=timeout + self._airtime(1 << 16)
+            )
+            self._serial.reset_input_buffer()
+        except PermissionError as error:
+            raise DeviceError(self._no_permission()) from error
+        except (serial.SerialException, OSError, ValueError) as error:
+            if getattr(error, "errno", None) == 13:
+                raise DeviceError(self._no_permission()) from error
+            raise DeviceError(f"serial port {port} cannot be opened: {_first_line(error)}") from error
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the port; harmless when repeated."""
+        self._serial.close()
+
+    def identify(self) -> Identity:
+        """Who is there: model hash, build id, sizes, board."""
+        identity = parse_identity(self._single(Command.IDENTIFY, b""))
+        self._max_request = 4 * identity.input_size + OVERHEAD + _RESYNC_BYTES
+        return identity
+
+    def infer(self, q: Int8Array) -> Inference:
+        """Run one inference on the int8 input (T, D)."""
+        return parse_inference(self._single(Command.INFER, _int8_bytes(q)))
+
+    def trace(self, q: Int8Array) -> DeviceTrace:
+        """Run one inference on the int8 input (T, D) and get the hidden state of every LSTM layer and step."""
+        steps: list[TraceStep] = []
+        for attempt in self._attempts(Command.TRACE):
+            steps = []
+            try:
+                for payload in self._request(Command.TRACE, _int8_bytes(q), many=True):
+                    step = parse_trace_step(payload)
+                    if step.layer == CLOSING_LAYER:
+                        return DeviceTrace(tuple(steps), step.hidden)
+                    steps.append(step)
+            except _GarbledRequestError:
+                pass
+            self._resync(attempt)
+        raise self._silence(Command.TRACE, f" after {len(steps)} trace frames" if steps else "")
+
+    def metrics(self) -> Metrics:
+        """Stack high-water mark and counts since reset."""
+        return parse_metrics(self._single(Command.METRICS, b""))
+
+    def quantize(self, x: npt.NDArray[np.float32]) -> Int8Array:
+        """Let the device quantise the float32 input (T, D); int8 of the same shape."""
+        values = np.ascontiguousarray(x, dtype="<f4")
+        payload = self._single(Command.QUANTIZE, values.tobytes())
+        if len(payload) != values.size:
+            raise DeviceError(f"the device quantised {values.size} values to {len(payload)}")
+        return np.frombuffer(payload, np.int8).reshape(values.shape)
+
+    def _single(self, command: Command, payload: bytes) -> bytes:
+        for attempt in self._attempts(command):
+            try:
+                for reply in self._request(command, payload, many=False):
+                    return reply
+            except _GarbledRequestError:
+                pass
+            self._resync(attempt)
+        raise self._silence(command)
+
+    def _attempts(self, command: Command) -> Iterator[int]:
+        for attempt in range(1 + self.retries):
+            if attempt and (reason := self._reason()):
+                raise DeviceError(f"the device died during {command.name.lower()}: {reason}")
+            yield attempt
+
+    def _request(self, command: Command, payload: bytes, many: bool) -> Iterator[bytes]:
+        """Send once; yield the payloads of the replies. Ends in silence when a deadline passes."""
+        self._sequence = self._sequence % 0xFFFF + 1  # 0 is left to errors about unreadable requests
+        try:
+            self._serial.write(encode(Frame(command, self._sequence, payload)))
+        except self._link_errors as error:
+            raise self._broken(command, error) from error
+        sent = self._airtime(len(payload) + OVERHEAD)
+        deadline = time.monotonic() + self.timeout + sent
+        while (frame := self._receive(command, deadline)) is not None:
+            yield frame.payload
+            if not many:
+                return
+            deadline = time.monotonic() + self.timeout
+
+    def _receive(self, command: Command, deadline: float) -> Frame | None:
+        """The next reply to the current request, None at the deadline. Replies to older requests are dropped."""
+        while True:
+            while self._queue:
+                frame = self._queue.popleft()
+                if frame.type == ERROR_TYPE and frame.sequence in (0, self._sequence):
+                    self._refuse(command, frame)
+                elif frame.type == command | REPLY and frame.sequence == self._sequence:
+                    return frame
+            if time.monotonic() >= deadline:
+                self._queue.extend(self._decoder.flush())
+                if not self._queue:
+                    return None
+                continue
+            try:
+                data = self._serial.read(self._serial.in_waiting or 1)
+            except self._link_errors as error:
+                raise self._broken(command, error) from error
+            self._queue.extend(self._decoder.feed(data))
+
+    def _refuse(self, command: Command, frame: Frame) -> None:
+        code = frame.payload[0] if frame.payload else 0
+        if code == ErrorCode.BAD_CRC:
+            raise _GarbledRequestError
+        if code == ErrorCode.UNKNOWN_TYPE:
+            raise DeviceError(f"the device does not know the request {command.name.lower()}; rebuild the firmware")
+        if code == ErrorCode.WRONG_LENGTH:
+            raise DeviceError(
+                f"the device refuses the length of the {command.name.lower()} request: "
+                "its model has another input shape"
+            )
+        if code == ErrorCode.FAULT and len(frame.payload) == _FAULT.size:
+            _, _, pc, cfsr, hfsr = _FAULT.unpack(frame.payload)
+            raise DeviceError(
+                f"the device's core faulted at pc 0x{pc:08x} (CFSR 0x{cfsr:08x}, HFSR 0x{hfsr:08x}) "
+                f"before or during {command.name.lower()}; reset it"
+            )
+        raise DeviceError(f"the device refuses {command.name.lower()} with error {code}")
+
+    def _resync(self, attempt: int) -> None:
+        """Bring both ends back to a frame boundary: the device may wait for the rest of a damaged frame, which zeros
+        complete (they contain no magic); this end forgets what it has half read."""
+        padding = min(self._max_request, _RESYNC_BYTES << (2 * attempt))
+        try:
+            self._serial.write(bytes(padding))
+            limit = time.monotonic() + self._airtime(padding) + self.timeout
+            time.sleep(self._airtime(padding))
+            while self._serial.read(self._serial.in_waiting or 1) and time.monotonic() < limit:
+                pass
+        except self._link_errors as error:
+            raise self._broken(None, error) from error
+        self._decoder.flush()
+        self._queue.clear()
+
+    def _airtime(self, count: int) -> float:
+        return count * 10.0 / self._baud
+
+    def _reason(self) -> str | None:
+        return self._diagnose() if self._diagnose else None
+
+    def _silence(self, command: Command, where: str = "") -> DeviceError:
+        if reason := self._reason():
+            return DeviceError(f"the device died during {command.name.lower()}: {reason}")
+        tries = 1 + self.retries
+        return DeviceError(
+            f"no valid reply to {command.name.lower()} on {self.port}{where} within {self.timeout:g} s, "
+            f"sent {tries} time{'s' if tries > 1 else ''}; is the firmware flashed and the port the right one?"
+        )
+
+    def _broken(self, command: Command | None, error: Exception) -> DeviceError:
+        # The emulator's own words come a moment after its end of the pseudo-terminal closes.
+        limit = time.monotonic() + 1.0
+        while self._diagnose and not self._reason() and time.monotonic() < limit:
+            time.sleep(0.02)
+        during = f" during {command.name.lower()}" if command else ""
+        told = self._reason() or f"the link broke ({_first_line(error)})"
+        return DeviceError(f"the device on {self.port} died{during}: {told}")
+
+    def _no_permission(self) -> str:
+        return f"no permission to open {self.port}: add yourself to its group (sudo usermod -aG dialout $USER)"
+
+
+def _int8_bytes(q: Int8Array) -> bytes:
+    if q.dtype != np.int8:
+        raise InputError(f"the device takes int8 inputs, not {q.dtype}")
+    return np.ascontiguousarray(q).tobytes()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -107,6 +107,7 @@ class Board:
     name: str
     title: str
     vendor: str
+    url: str
     mcu: str
     core: str
     fpu: str
@@ -157,7 +158,7 @@ def load_board(name: str | Path) -> Board:
         path = resource_dir("boards") / f"{text}.toml"
     else:
         raise InputError(
-            f"unknown board '{text}': choose one of {', '.join(list_boards())}, or give the path of a board's .toml file"
+            f"unknown board '{text}': choose one of {', '.join(list_boards())}, or give the path of a .toml file"
         )
     board = _parse(_read_toml(path), path)
     if path.parent == resource_dir("boards") and board.name != path.stem:
@@ -194,6 +195,13 @@ class _Table:
             raise self.fail(f"'{key}' is missing")
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.fail(f"'{key}' has to be of type {kind.__name__}")
+        return value
+
+    def label(self, key: str) -> str:
+        """Text that is put into comments of C and linker scripts."""
+        value = self.take(key, str)
+        if not value.isprintable() or not value.strip() or "*/" in value:
+            raise self.fail(f"'{key}' has to be one line of text")
         return value
 
     def positive(self, key: str, default: int | None = None) -> int:
@@ -251,8 +259,9 @@ def _parse(data: dict[str, Any], path: Path) -> Board:
     counter.done()
     board = Board(
         name=name,
-        title=root.take("title", str),
-        vendor=root.take("vendor", str),
+        title=root.label("title"),
+        vendor=root.label("vendor"),
+        url=root.take("url", str, ""),
         mcu=root.take("mcu", str),
         core=root.choice("core", CORES),
         fpu=fpu,

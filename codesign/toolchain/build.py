@@ -23,8 +23,8 @@ OVERFLOW = re.compile(r"region [`'](\w+)' overflowed by (\d+) bytes?")
 class Build:
     """A built firmware. Sizes in bytes.
 
-    `flash_bytes` is all content in flash; `ram_bytes` is static data (.data and .bss); `stack_size` is the stack reserved
-    beside it. `build_id` (32 hex digits) and `model_sha256` (64) are what the firmware reports when asked to identify.
+    `flash_bytes` is all content in flash; `ram_bytes` is static data (.data and .bss); `stack_size` is the stack
+    reserved beside it. `build_id` (32 hex digits) and `model_sha256` (64) are what the firmware reports when asked to identify.
     """
 
     board: Board

@@ -1,4 +1,4 @@
-"""A self-contained PlatformIO project: firmware, generated model, board manifest and development platform in one folder."""
+"""A self-contained PlatformIO project: firmware, generated model, board manifest and development platform."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _manifest(board: Board) -> dict[str, object]:
     return {
         "name": board.title,
         "vendor": board.vendor,
-        "url": f"https://www.st.com/{board.mcu}" if board.support.startswith("stm32") else "https://developer.arm.com",
+        "url": board.url,
         "build": {
             "mcu": board.mcu,
             "cpu": board.core,

@@ -1,13 +1,14 @@
-"""SCons script: compile src/, link with the board's linker script, and write ELF, .bin and .hex; upload with openocd."""
+"""SCons script: compile src/, link with the board's linker script, write ELF, .bin and .hex, upload with openocd."""
 
 import sys
-from os.path import join
+from os.path import join, relpath
 
 from SCons.Script import AlwaysBuild, Builder, Default, DefaultEnvironment
 
 env = DefaultEnvironment()
 board = env.BoardConfig()
 prefix = "arm-none-eabi-"
+project_dir = env.subst("$PROJECT_DIR")
 
 core_flags = ["-mcpu=" + board.get("build.cpu"), "-mthumb"]
 if board.get("build.fpu", ""):
@@ -46,7 +47,7 @@ env.Append(
         "-Wdouble-promotion",
         "-Werror",
         # The project may be built in any folder and give the same bytes.
-        "-ffile-prefix-map=%s=." % env.subst("$PROJECT_DIR"),
+        f"-ffile-prefix-map={project_dir}=.",
     ],
     CFLAGS=["-std=c11"],
     LINKFLAGS=[
@@ -55,9 +56,10 @@ env.Append(
         "-Wl,--gc-sections",
         "-Wl,--build-id=none",
         "-Wl,--fatal-warnings",
-        "-Wl,-L," + env.subst("$PROJECT_DIR"),
-        "-Wl,-T," + join(env.subst("$PROJECT_DIR"), "cortex_m.ld"),
-        "-Wl,-Map," + join("$BUILD_DIR", "${PROGNAME}.map"),
+        # SCons runs in the project's folder; relative paths keep commas and spaces in its name away from -Wl.
+        "-L.",
+        "-Tcortex_m.ld",
+        "-Wl,-Map," + join(relpath(env.subst("$BUILD_DIR"), project_dir), "program.map"),
     ],
     BUILDERS={
         "ElfToBin": Builder(
@@ -90,12 +92,12 @@ if protocol == "openocd":
 elif protocol == "":
 
     def refuse(*_args, **_kwargs):
-        sys.stderr.write("Error: %s cannot be flashed; run its ELF on an emulator\n" % board.get("name"))
+        sys.stderr.write(f"Error: {board.get('name')} cannot be flashed; run its ELF on an emulator\n")
         env.Exit(1)
 
     actions = [env.VerboseAction(refuse, "Uploading $SOURCE")]
 else:
-    sys.stderr.write("Error: unknown upload protocol %s\n" % protocol)
+    sys.stderr.write(f"Error: unknown upload protocol {protocol}\n")
     env.Exit(1)
 env.AddPlatformTarget("upload", elf, actions, "Upload")
 

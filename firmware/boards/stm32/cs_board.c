@@ -1,6 +1,8 @@
-/* STM32F405/407 and STM32F446: HSE -> PLL, flash accelerator, one USART. Registers from RM0090 and RM0390. */
+/* STM32F4 and STM32F7: HSE -> PLL, one USART. Registers and sequences from RM0385 (STM32F74x/75x), RM0390 (STM32F446)
+   and RM0090 (STM32F405/407); what differs between the families is in cs_family.h. */
 #include "cs_board.h"
 #include "cs_config.h"
+#include "cs_family.h"
 
 #define HSI_HZ 16000000u
 #define WAIT_BOUND 100000u
@@ -19,6 +21,9 @@
 #define RCC_CR_PLLON (1u << 24)
 #define RCC_CR_PLLRDY (1u << 25)
 #define RCC_APB1ENR_PWREN (1u << 28)
+#define RCC_PLLCFGR_HSE (1u << 22)
+/* Bits 30:28 are PLLR on some parts and reserved on others; all reset to 2. */
+#define RCC_PLLCFGR_RESET_R (2u << 28)
 #define RCC_CFGR_SW 3u
 #define RCC_CFGR_SW_PLL 2u
 #define RCC_CFGR_SWS (3u << 2)
@@ -27,7 +32,7 @@
 #define PWR_CR CS_REGISTER(0x40007000u)
 #define PWR_CSR CS_REGISTER(0x40007004u)
 #define PWR_CR_VOS_LOW (1u << 14)
-#define PWR_CR_VOS_BOTH (3u << 14)
+#define PWR_CR_VOS (3u << 14)
 #define PWR_CR_ODEN (1u << 16)
 #define PWR_CR_ODSWEN (1u << 17)
 #define PWR_CSR_ODRDY (1u << 16)
@@ -35,9 +40,6 @@
 
 #define FLASH_ACR CS_REGISTER(0x40023C00u)
 #define FLASH_ACR_LATENCY 15u
-#define FLASH_ACR_PRFTEN (1u << 8)
-#define FLASH_ACR_ICEN (1u << 9)
-#define FLASH_ACR_DCEN (1u << 10)
 
 #define GPIO_BASE(port) (0x40020000u + 0x400u * (uint32_t)(port))
 #define GPIO_MODER(port) CS_REGISTER(GPIO_BASE(port) + 0x00u)
@@ -63,15 +65,8 @@
 #else
 #error "this USART is not supported"
 #endif
-#define USART_SR CS_REGISTER(USART_BASE + 0x00u)
-#define USART_DR CS_REGISTER(USART_BASE + 0x04u)
-#define USART_BRR CS_REGISTER(USART_BASE + 0x08u)
-#define USART_CR1 CS_REGISTER(USART_BASE + 0x0Cu)
-#define USART_SR_RXNE (1u << 5)
-#define USART_SR_TXE (1u << 7)
-#define USART_CR1_RE (1u << 2)
-#define USART_CR1_TE (1u << 3)
-#define USART_CR1_UE (1u << 13)
+#define USART_RXNE (1u << 5)
+#define USART_TXE (1u << 7)
 
 static uint32_t clock_hz;
 static uint16_t flags;
@@ -106,11 +101,10 @@ static int start_pll(void)
     if (!wait_for(&RCC_CR, RCC_CR_HSERDY, RCC_CR_HSERDY)) {
         return 0;
     }
-    /* Scale 1. Parts without over-drive have the lower VOS bit only. */
-    PWR_CR |= CS_OVERDRIVE ? PWR_CR_VOS_BOTH : PWR_CR_VOS_LOW;
-    /* Bits 30:28 (PLLR of the F446, reserved elsewhere) keep their reset value 2. */
-    RCC_PLLCFGR =
-        CS_PLL_M | (CS_PLL_N << 6) | ((CS_PLL_P / 2u - 1u) << 16) | (1u << 22) | (CS_PLL_Q << 24) | (2u << 28);
+    /* Scale 1; it can only change while the PLL is off. Parts without over-drive have the lower bit only. */
+    PWR_CR |= CS_OVERDRIVE ? PWR_CR_VOS : PWR_CR_VOS_LOW;
+    RCC_PLLCFGR = CS_PLL_M | (CS_PLL_N << 6) | ((CS_PLL_P / 2u - 1u) << 16) | RCC_PLLCFGR_HSE | (CS_PLL_Q << 24) |
+                  RCC_PLLCFGR_RESET_R;
     RCC_CR |= RCC_CR_PLLON;
     if (CS_OVERDRIVE) {
         PWR_CR |= PWR_CR_ODEN;
@@ -122,7 +116,7 @@ static int start_pll(void)
             return 0;
         }
     }
-    FLASH_ACR = FLASH_ACR_PRFTEN | FLASH_ACR_ICEN | FLASH_ACR_DCEN | CS_FLASH_WAIT_STATES;
+    FLASH_ACR = FAMILY_FLASH_ACR | CS_FLASH_WAIT_STATES;
     if (!wait_for(&FLASH_ACR, FLASH_ACR_LATENCY, CS_FLASH_WAIT_STATES)) {
         return 0;
     }
@@ -157,30 +151,32 @@ void cs_board_init(void)
         peripheral_hz = HSI_HZ;
         flags = CS_FLAG_CLOCK_FALLBACK;
     }
+    cs_family_enable_caches();
     alternate_function(CS_SERIAL_TX_PORT, CS_SERIAL_TX_PIN);
     alternate_function(CS_SERIAL_RX_PORT, CS_SERIAL_RX_PIN);
     USART_ENABLE();
     (void)RCC_APB1ENR;
     USART_CR1 = 0;
+    USART_CR3 = FAMILY_USART_CR3;
     USART_BRR = (peripheral_hz + CS_SERIAL_BAUD / 2u) / CS_SERIAL_BAUD;
-    USART_CR1 = USART_CR1_UE | USART_CR1_RE | USART_CR1_TE;
+    USART_CR1 = FAMILY_USART_CR1;
     cs_counter_start();
 }
 
 int cs_board_read(uint8_t *byte)
 {
-    if ((USART_SR & USART_SR_RXNE) == 0u) {
+    if ((USART_STATUS & USART_RXNE) == 0u) {
         return 0;
     }
-    *byte = (uint8_t)(USART_DR & 0xFFu); /* reading SR, then DR also clears an overrun */
+    *byte = (uint8_t)(USART_RECEIVE & 0xFFu);
     return 1;
 }
 
 void cs_board_write(uint8_t byte)
 {
-    for (uint32_t i = 0; i < WRITE_BOUND && (USART_SR & USART_SR_TXE) == 0u; i++) {
+    for (uint32_t i = 0; i < WRITE_BOUND && (USART_STATUS & USART_TXE) == 0u; i++) {
     }
-    USART_DR = byte;
+    USART_TRANSMIT = byte;
 }
 
 uint32_t cs_board_clock_hz(void)

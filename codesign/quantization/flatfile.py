@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +75,11 @@ def _names(enumeration: str) -> dict[int, str]:
     import tflite
 
     return {v: k for k, v in vars(getattr(tflite, enumeration)).items() if isinstance(v, int)}
+
+
+def _plain(text: bytes | None) -> str:
+    """A name from the file that is safe in messages, reports and C comments: one short line of plain characters."""
+    return re.sub(r"[^A-Za-z0-9_./:; -]", "_", (text or b"")[:100].decode("ascii", "replace"))
 
 
 class TfliteFile:
@@ -149,7 +155,7 @@ class TfliteFile:
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         kind = _names("BuiltinOperator").get(number, f"code {number}")
         if kind == "CUSTOM":
-            kind = f"CUSTOM {(code.CustomCode() or b'').decode(errors='replace')[:40]}"
+            kind = f"CUSTOM {_plain(code.CustomCode())}"
         inputs = [
             int(raw.Inputs(i)) for i in range(self._bounded(raw.InputsLength(), 64, f"inputs of operator {index}"))
         ]
@@ -177,7 +183,7 @@ class TfliteFile:
             if not 0 <= index < self.tensor_count:
                 raise self.refuse(f"tensor {index} does not exist: the file is damaged.")
             raw = self._graph.Tensors(index)
-            name = (raw.Name() or b"").decode(errors="replace") or f"tensor {index}"
+            name = _plain(raw.Name()) or f"tensor {index}"
             rank = self._bounded(raw.ShapeLength(), MAX_RANK, f"dimensions of tensor '{name}'")
             if raw.Sparsity() is not None:
                 raise self.refuse(f"tensor '{name}' is sparse, which is not supported.")

@@ -6,17 +6,21 @@ from codesign.semantics.activations import (
     relu_multiplier,
     softmax_parameters,
 )
+from codesign.semantics.compare import compare_interpreters
 from codesign.semantics.inputs import dequantize, quantize, quantize_input
 from codesign.semantics.interpreters import TfliteInterpreter, TflmInterpreter
 from codesign.semantics.simulation import Trace, run_operator, simulate, simulate_trace
 from codesign.semantics.tables import sigmoid_table, tanh_table
+from codesign.semantics.variants import Variant, variants
 
 __all__ = [
     "SoftmaxParameters",
     "TfliteInterpreter",
     "TflmInterpreter",
     "Trace",
+    "Variant",
     "activation_table",
+    "compare_interpreters",
     "dequantize",
     "quantize",
     "quantize_input",
@@ -27,4 +31,5 @@ __all__ = [
     "simulate_trace",
     "softmax_parameters",
     "tanh_table",
+    "variants",
 ]

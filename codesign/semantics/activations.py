@@ -99,7 +99,7 @@ def _input_radius(integer_bits: int, left_shift: int) -> int:
 def activation_table(op: IntActivation, profile: Profile = "tflm-double") -> Int8Array:
     """A LOGISTIC, TANH or RELU as int8[256], indexed by q + 128. Read-only. ValueError for softmax.
 
-    The profile does not change LOGISTIC and TANH.
+    The profile changes RELU alone.
     """
     q = np.arange(-128, 128, dtype=np.int64) - op.input.zero_point
     if op.kind == "relu":
@@ -120,8 +120,14 @@ def activation_table(op: IntActivation, profile: Profile = "tflm-double") -> Int
 
 
 def relu_multiplier(op: IntActivation, profile: Profile = "tflm-double") -> Multiplier:
-    """The RELU kernel's rescaling from input to output scale, whose ratio TFLM takes in float32."""
-    return quantize_multiplier(float(np.float32(op.input.scale) / np.float32(op.output.scale)))
+    """The RELU kernel's rescaling from input to output scale.
+
+    The ratio is taken in double by the host TFLM interpreter ('tflm-double'; a test tells the two apart), in float32 by
+    TFLM's current sources ('tflm-float').
+    """
+    if profile == "tflm-float":
+        return quantize_multiplier(float(np.float32(op.input.scale) / np.float32(op.output.scale)))
+    return quantize_multiplier(op.input.scale / op.output.scale)
 
 
 @dataclass(frozen=True, eq=False)

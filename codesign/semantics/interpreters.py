@@ -11,7 +11,7 @@ from codesign.errors import InputError, MissingToolError
 from codesign.quantization.integer import Int8Array
 
 TFLM_COMMAND = "pip install tflite-micro==0.dev20261023182759"
-DEFAULT_ARENA = 1 << 20
+MIN_ARENA_BYTES = 1 << 20
 
 
 class Interpreter(Protocol):
@@ -41,7 +41,7 @@ class TflmInterpreter:
 
     name = "tflm"
 
-    def __init__(self, content: bytes, arena_size: int = DEFAULT_ARENA) -> None:
+    def __init__(self, content: bytes, arena_bytes: int | None = None) -> None:
         try:
             from tflite_micro.python.tflite_micro import runtime
         except ImportError as error:
@@ -49,11 +49,14 @@ class TflmInterpreter:
                 f"The TFLM interpreter is not installed (Python 3.11 only): run '{TFLM_COMMAND}'."
             ) from error
         try:
-            self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena_size)
+            arena = arena_bytes or max(MIN_ARENA_BYTES, 8 * len(content))
+            self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
         except (RuntimeError, ValueError) as error:
             raise InputError(f"TensorFlow Lite Micro refuses this model: {error}.") from error
-        self._input_shape = tuple(int(d) for d in self._interpreter.get_input_details(0)["shape"])
-        self._output_shape = tuple(int(d) for d in self._interpreter.get_output_details(0)["shape"])
+        source, result = self._interpreter.get_input_details(0), self._interpreter.get_output_details(0)
+        _check_types(source, result)
+        self._input_shape = tuple(int(d) for d in source["shape"])
+        self._output_shape = tuple(int(d) for d in result["shape"])
 
     def run(self, q: Int8Array) -> Int8Array:
         """int8 [B, ...] for int8 [B, T, D]; the interpreter is reset before every sequence."""
@@ -84,6 +87,7 @@ class TfliteInterpreter:
         except (RuntimeError, ValueError) as error:
             raise InputError(f"TensorFlow Lite refuses this model: {error}.") from error
         source, result = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
+        _check_types(source, result)
         self._input, self._output = int(source["index"]), int(result["index"])
         self._input_shape = tuple(int(d) for d in source["shape"])
         self._output_shape = tuple(int(d) for d in result["shape"])
@@ -99,6 +103,11 @@ class TfliteInterpreter:
             self._interpreter.invoke()
             results[k] = self._interpreter.get_tensor(self._output).reshape(shape)
         return results
+
+
+def _check_types(source: dict[str, Any], result: dict[str, Any]) -> None:
+    if np.dtype(source["dtype"]) != np.int8 or np.dtype(result["dtype"]) != np.int8:
+        raise InputError("The model's input and output are not int8: convert with 'codesign convert'.")
 
 
 def _batched(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:

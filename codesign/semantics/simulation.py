@@ -107,7 +107,7 @@ def _accumulate(x: npt.NDArray[Any], W: npt.NDArray[Any], zero_point: int) -> In
     """sum_j W[k, j] (x[..., j] - zero_point), exactly.
 
     In float64, because BLAS has no integer product: the factors are integers under 2^8 and 2^9, every partial sum
-    is one under 2^31 (the reader refuses larger ones), so each is exact in a 53-bit significand in any order of summation.
+    is one under 2^31 (the reader refuses larger ones), so each is exact in a 53-bit significand, in any order.
     """
     product: npt.NDArray[np.float64] = (x.astype(np.float64) - zero_point) @ W.T.astype(np.float64)
     return product.astype(np.int64)

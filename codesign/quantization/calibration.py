@@ -52,21 +52,18 @@ def load_calibration(path: str | Path, input_shape: tuple[int, int]) -> Calibrat
         raise InputError(f"calibration file {path} has no array 'x'; {recipe}")
     x = arrays["x"]
     if x.dtype not in (np.float32, np.float64, np.float16):
-        raise InputError(
-            f"calibration file {path}: x has dtype {x.dtype}, but it has to be float32; {recipe}"
-        )
+        raise InputError(f"calibration file {path}: x has dtype {x.dtype}, but it has to be float32; {recipe}")
     if x.ndim != 3 or x.shape[0] < 1 or x.shape[1:] != (steps, features):
         raise InputError(
-            f"calibration file {path}: x has shape {x.shape}, "
-            f"but this model needs (N, {steps}, {features}) with N >= 1"
+            f"calibration file {path}: x has shape {x.shape}, but this model needs (N, {steps}, {features}) with N >= 1"
         )
     with np.errstate(over="ignore"):
-        x = np.ascontiguousarray(x, dtype=np.float32)
-    if not np.isfinite(x).all():
+        samples: npt.NDArray[np.float32] = np.ascontiguousarray(x, dtype=np.float32)
+    if not np.isfinite(samples).all():
         raise InputError(
             f"calibration file {path}: x contains NaN, infinite or float32-overflowing values; remove them"
         )
-    return Calibration(x, _labels(path, arrays.get("y"), len(x)))
+    return Calibration(samples, _labels(path, arrays.get("y"), len(samples)))
 
 
 def _labels(path: Path, y: npt.NDArray[np.generic] | None, count: int) -> npt.NDArray[np.int64] | None:
@@ -88,14 +85,10 @@ def _read_arrays(path: Path, recipe: str) -> dict[str, npt.NDArray[np.generic]]:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if info.filename in ("x.npy", "y.npy") and info.file_size > 8 * MAX_VALUES:
-                    raise InputError(
-                        f"calibration file {path}: {info.filename} is too large; use fewer samples"
-                    )
+                    raise InputError(f"calibration file {path}: {info.filename} is too large; use fewer samples")
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in ("x", "y") if name in archive.files}
     except InputError:
         raise
     except Exception as error:  # numpy and zipfile raise many types on damaged files
-        raise InputError(
-            f"calibration file {path} is not a readable .npz file of plain arrays; {recipe}"
-        ) from error
+        raise InputError(f"calibration file {path} is not a readable .npz file of plain arrays; {recipe}") from error

@@ -8,10 +8,23 @@ from codesign.proof.bounds import (
     tanh_diff_plane_residual,
     tanh_plane_residual,
 )
+from codesign.proof.obligation import Kind, Obligation, from_planes
+from codesign.proof.smtlib import read_answer, to_smt2
+from codesign.proof.solvers import Availability, ProofResult, Prover, availability, prove
 
 __all__ = [
+    "Availability",
+    "Kind",
+    "Obligation",
+    "ProofResult",
+    "Prover",
+    "availability",
+    "from_planes",
+    "prove",
+    "read_answer",
     "sigmoid_diff_plane_residual",
     "sigmoid_plane_residual",
     "tanh_diff_plane_residual",
     "tanh_plane_residual",
+    "to_smt2",
 ]

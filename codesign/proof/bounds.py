@@ -272,6 +272,7 @@ def _stationary(left: Array, right: Array, d: Array, alpha: Array) -> Array:
     if not todo.size:
         return result
     p, q, d, alpha = left[todo], right[todo], d[todo], alpha[todo]
+    width = q - p
     x = p + (q - p) * (slope_left[todo] / (slope_left[todo] - slope_right[todo]))
     for step in range(1, _ROOT_STEPS + 1):
         first_u, second_u = _two_derivatives(x + d)
@@ -281,15 +282,13 @@ def _stationary(left: Array, right: Array, d: Array, alpha: Array) -> Array:
         p, q = np.where(rising, x, p), np.where(rising, q, x)
         curvature = np.minimum(second_u - second_z, -1e-300)
         newton = x - np.clip(slope / curvature, -1e300, 1e300)
-        done = (np.abs(slope) * (q - p) <= 1e-16) | (np.abs(slope) <= 1e-17)
-        if step % 3 == 0:
-            following = 0.5 * (p + q)
-        else:
-            following = np.where((newton > p) & (newton < q), newton, 0.5 * (p + q))
+        done = (np.abs(slope) * width <= 1e-16) | (np.abs(slope) <= 3e-17) | (q - p <= 1e-15 * np.abs(x))
+        inside = (newton > p) & (newton < q) & (step % 3 != 0)
+        following = np.where(inside, newton, 0.5 * (p + q))
         if np.any(done):
             result[todo[done]] = x[done]
             keep = ~done
-            todo, p, q, d, alpha, following = (a[keep] for a in (todo, p, q, d, alpha, following))
+            todo, p, q, width, d, alpha, following = (a[keep] for a in (todo, p, q, width, d, alpha, following))
             if not todo.size:
                 return result
         x = following

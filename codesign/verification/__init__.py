@@ -1,0 +1,27 @@
+"""Verification: sound bounds on |integer network - float network| over regions of inputs, and adversarial search.
+
+The method is a joint differential zonotope: one pool of noise symbols carries the float state and its difference in the
+integer network through the whole computation, every rounding, table error and saturation of the integer side included.
+"""
+
+from codesign.verification.audit import ProofMode, ProofSummary
+from codesign.verification.certify import Certification, Criteria, Options, RegionResult, Status, certify
+from codesign.verification.regions import Region, ball, domain_region, input_domain
+from codesign.verification.search import SearchResult, search
+
+__all__ = [
+    "Certification",
+    "Criteria",
+    "Options",
+    "ProofMode",
+    "ProofSummary",
+    "Region",
+    "RegionResult",
+    "SearchResult",
+    "Status",
+    "ball",
+    "certify",
+    "domain_region",
+    "input_domain",
+    "search",
+]

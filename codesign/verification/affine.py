@@ -1,0 +1,254 @@
+"""Affine forms (zonotopes) over a shared pool of noise symbols, sound in floating point.
+
+A `Form` stands for a batch of vectors of reals: `center + generators @ eps + err`, with every noise symbol eps_k in
+[-1, 1] and |err| <= `error` elementwise. `error` carries only the rounding of our own float64 arithmetic, so that forms
+stay tight and every bound that is read off them is outward-rounded. The rounding analysis is the standard one (Higham,
+Accuracy and Stability of Numerical Algorithms, ch. 3): a computed sum of n products is off by at most gamma_n times the
+sum of absolute products, in whatever order BLAS adds, with or without fused multiply-add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+UNIT = 2.0**-53
+# Above anything that underflow (or flush-to-zero) can lose in the operations below.
+TINY = 1e-290
+
+
+def require_round_to_nearest() -> None:
+    """Raise RuntimeError unless this thread rounds to nearest, as all error terms here assume."""
+    one, half = np.float64(1.0), np.float64(UNIT)
+    nearest = one + half == one and -one - half == -one and one + half * np.float64(1.5) > one
+    if not nearest:
+        raise RuntimeError("the floating-point rounding mode of this process is not round-to-nearest")
+
+
+def gamma(terms: int) -> float:
+    """An upper bound on the relative error of a sum of `terms` products, with room for the bound's own rounding."""
+    return 2.0 * (terms + 8) * UNIT
+
+
+def up(x: Array) -> Array:
+    """An upper bound on a non-negative quantity that was computed with a few roundings."""
+    return x * (1.0 + 16 * UNIT) + TINY
+
+
+@dataclass
+class Pool:
+    """Allocates noise symbols and remembers the source of each, so that a bound can be decomposed by source."""
+
+    blocks: list[tuple[str, int, int]] = field(default_factory=list)
+    size: int = 0
+
+    def allocate(self, count: int, source: str) -> int:
+        start = self.size
+        self.blocks.append((source, start, count))
+        self.size += count
+        return start
+
+    def contributions(self, weights: Array) -> dict[str, Array]:
+        """Sum |generators| (..., K) by source."""
+        totals: dict[str, Array] = {}
+        for source, start, count in self.blocks:
+            part = np.abs(weights[..., start : start + count]).sum(-1)
+            totals[source] = totals[source] + part if source in totals else part
+        return totals
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Interval vectors [lo, hi], elementwise, shape (B, n)."""
+
+    lo: Array
+    hi: Array
+
+    @property
+    def mid(self) -> Array:
+        return np.asarray(0.5 * (self.lo + self.hi))
+
+    @property
+    def rad(self) -> Array:
+        """A radius around `mid` that covers the box, rounded up."""
+        mid = self.mid
+        return up(np.maximum(self.hi - mid, mid - self.lo))
+
+    @property
+    def mag(self) -> Array:
+        return np.maximum(np.abs(self.lo), np.abs(self.hi))
+
+    def meet(self, lo: Array | float, hi: Array | float) -> Box:
+        """Intersection with [lo, hi]. Both contain the true value: an empty result means an unsound bound."""
+        low, high = np.maximum(self.lo, lo), np.minimum(self.hi, hi)
+        if not (low <= high).all():
+            raise ArithmeticError("two enclosures of the same value are disjoint: one of them is unsound")
+        return Box(low, high)
+
+    def rows(self, part: slice) -> Box:
+        return Box(self.lo[:, part], self.hi[:, part])
+
+    def __add__(self, other: Box) -> Box:
+        lo, hi = self.lo + other.lo, self.hi + other.hi
+        return Box(lo - up(2 * UNIT * np.abs(lo)), hi + up(2 * UNIT * np.abs(hi)))
+
+    def widen(self, radius: Array | float) -> Box:
+        return self + Box(np.broadcast_to(-np.asarray(radius), self.lo.shape), np.broadcast_to(radius, self.hi.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A batch of affine forms: center (B, n), generators (B, n, K), error (B, n) >= 0."""
+
+    center: Array
+    generators: Array
+    error: Array
+
+    @cached_property
+    def radius(self) -> Array:
+        """Upper bound of the deviation from the center, (B, n)."""
+        total = np.abs(self.generators).sum(-1)
+        return up((total + self.error) * (1.0 + gamma(self.generators.shape[-1])))
+
+    @cached_property
+    def magnitude(self) -> Array:
+        """Upper bound of |center| + sum |generators| + error, (B, n)."""
+        return up(np.abs(self.center) + self.radius)
+
+    @cached_property
+    def box(self) -> Box:
+        slack = up(2 * UNIT * self.magnitude)
+        return Box(self.center - self.radius - slack, self.center + self.radius + slack)
+
+    def rows(self, part: slice) -> Form:
+        return Form(self.center[:, part], self.generators[:, part], self.error[:, part])
+
+    @staticmethod
+    def constant(value: Array) -> Form:
+        return Form(value, np.zeros((*value.shape, 0)), np.zeros_like(value))
+
+    @staticmethod
+    def from_box(box: Box, pool: Pool, source: str) -> Form:
+        """One fresh symbol for every coordinate."""
+        start = pool.allocate(box.lo.shape[1], source)
+        return _with_diagonal(box.mid, None, np.full_like(box.lo, TINY), box.rad, start)
+
+
+def _with_diagonal(center: Array, generators: Array | None, error: Array, noise: Array, start: int) -> Form:
+    """Place `generators` in the first columns and `noise` on a diagonal from column `start`."""
+    batch, n = center.shape
+    full = np.zeros((batch, n, start + n))
+    if generators is not None:
+        full[:, :, : generators.shape[-1]] = generators
+    index = np.arange(n)
+    full[:, index, start + index] = noise
+    return Form(center, full, error)
+
+
+def _columns(batch: int, n: int, forms: Sequence[Form], pool: Pool | None) -> Array:
+    width = max(form.generators.shape[-1] for form in forms)
+    if pool is not None:
+        width = pool.size
+    return np.zeros((batch, n, width))
+
+
+def combine(
+    terms: Sequence[tuple[Array | float, Form]],
+    constant: Array | float = 0.0,
+    noise: Array | None = None,
+    pool: Pool | None = None,
+    source: str = "",
+) -> Form:
+    """sum_i a_i * X_i + constant, elementwise with a_i (B, n) exact; plus fresh symbols of radius `noise` (B, n)."""
+    batch, n = terms[0][1].center.shape
+    start = 0
+    if noise is not None:
+        assert pool is not None
+        start = pool.allocate(n, source)
+    generators = _columns(batch, n, [form for _, form in terms], pool if noise is not None else None)
+    center = np.broadcast_to(np.asarray(constant, dtype=np.float64), (batch, n)).copy()
+    error = np.zeros((batch, n))
+    size = np.abs(center)
+    for coefficient, form in terms:
+        a = np.broadcast_to(np.asarray(coefficient, dtype=np.float64), (batch, n))
+        width = form.generators.shape[-1]
+        generators[:, :, :width] += a[:, :, None] * form.generators
+        center += a * form.center
+        error += np.abs(a) * form.error
+        size += np.abs(a) * form.magnitude
+    error = up(error * (1 + gamma(len(terms))) + gamma(len(terms)) * size)
+    if noise is not None:
+        index = np.arange(n)
+        generators[:, index, start + index] = noise
+    return Form(center, generators, error)
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A real matrix known as `value` up to `slack` entrywise (m, n)."""
+
+    value: Array
+    slack: Array
+
+    @staticmethod
+    def exact(value: npt.ArrayLike) -> Matrix:
+        array = np.asarray(value, dtype=np.float64)
+        return Matrix(array, np.zeros_like(array))
+
+    def minus(self, other: Matrix) -> Matrix:
+        value = self.value - other.value
+        return Matrix(value, up(self.slack + other.slack + 2 * UNIT * np.abs(value)))
+
+    @cached_property
+    def magnitude(self) -> Array:
+        return up(np.abs(self.value) + self.slack)
+
+
+def linear(
+    terms: Sequence[tuple[Matrix, Form]],
+    constant: Array,
+    constant_slack: Array | float = 0.0,
+) -> Form:
+    """sum_i A_i X_i + constant with A_i (m, n_i); `constant` (m,) known up to `constant_slack`."""
+    batch = terms[0][1].center.shape[0]
+    m = terms[0][0].value.shape[0]
+    generators = _columns(batch, m, [form for _, form in terms], None)
+    center = np.broadcast_to(constant, (batch, m)).copy()
+    error = np.broadcast_to(np.asarray(constant_slack, dtype=np.float64), (batch, m)).copy()
+    size = np.abs(center)
+    count = 1
+    for matrix, form in terms:
+        width = form.generators.shape[-1]
+        if width:
+            generators[:, :, :width] += np.matmul(matrix.value, form.generators)
+        center += form.center @ matrix.value.T
+        error += form.error @ matrix.magnitude.T + form.magnitude @ matrix.slack.T
+        size += form.magnitude @ matrix.magnitude.T
+        count += matrix.value.shape[1]
+    error = up(error * (1 + gamma(count)) + gamma(count) * size)
+    return Form(center, generators, error)
+
+
+def product_box(a: Box, b: Box) -> Box:
+    """Interval product, outward-rounded."""
+    corners = np.stack([a.lo * b.lo, a.lo * b.hi, a.hi * b.lo, a.hi * b.hi])
+    slack = up(2 * UNIT * np.abs(corners).max(0))
+    return Box(corners.min(0) - slack, corners.max(0) + slack)
+
+
+def reset_wide(form: Form, box: Box, pool: Pool, source: str, factor: float = 1.3) -> Form:
+    """Replace the forms whose radius exceeds `factor` times the box's by a fresh symbol over the box."""
+    wide = form.radius > factor * box.rad
+    if not wide.any():
+        return form
+    center = np.where(wide, box.mid, form.center)
+    generators = np.where(wide[:, :, None], 0.0, form.generators)
+    error = np.where(wide, TINY, form.error)
+    start = pool.allocate(center.shape[1], source)
+    return _with_diagonal(center, generators, error, np.where(wide, box.rad, 0.0), start)

@@ -1,0 +1,147 @@
+"""Runs the joint differential zonotope through a whole pair of networks, for a batch of regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm
+from codesign.verification import head
+from codesign.verification.affine import Array, Box, Form, Pool
+from codesign.verification.align import DenseStage, LstmStage, ReshapeStage, Stage
+from codesign.verification.lstm import LstmPropagation, Pair
+from codesign.verification.regions import Region, input_pairs
+from codesign.verification.relaxation import Recorder
+
+
+@dataclass(frozen=True, eq=False)
+class Enclosure:
+    """What holds for every input of each region; rows are outputs with at least two classes or single values.
+
+    `logits`, `logit_difference`: (B, rows * M) boxes at the last layer before a final softmax (or the output itself).
+    `output`, `output_difference`: the same at the network's output. `margins`: one per row.
+    `sources`: share of each noise source in the widest logit difference, per region.
+    """
+
+    logits: Box
+    logit_difference: Box
+    output: Box
+    output_difference: Box
+    margins: tuple[head.Margins, ...]
+    output_margins: tuple[Box, ...] | None
+    sources: tuple[dict[str, float], ...]
+    symbols: int
+
+
+def propagate(
+    stages: Sequence[Stage],
+    integer_network: IntegerNetwork,
+    regions: Sequence[Region],
+    recorder: Recorder | None = None,
+    variants: Sequence[IntegerNetwork] = (),
+) -> Enclosure:
+    """Enclose both networks' outputs and their difference over each region (all of one shape)."""
+    pool = Pool()
+    rows = input_pairs(regions, integer_network.input, pool)
+    final_softmax: IntActivation | None = None
+    for index, stage in enumerate(stages):
+        if isinstance(stage, LstmStage):
+            op = stage.int_op
+            others = [v for net in variants for v in net.ops if isinstance(v, IntLstm) and v.name == op.name]
+            rows = LstmPropagation(stage.float_layer, op, pool, recorder, others).run(rows)
+            if stage.last_only:
+                rows = rows[-1:]
+        elif isinstance(stage, DenseStage):
+            dense_op = stage.int_op
+            others_d = [v for net in variants for v in net.ops if isinstance(v, IntDense) and v.name == dense_op.name]
+            rows = [head.dense(stage, row, pool, others_d) for row in rows]
+        elif isinstance(stage, ReshapeStage):
+            rows = _reshape(rows, stage.shape)
+        elif stage.kind == "softmax":
+            if index != len(stages) - 1:
+                from codesign.errors import InputError
+
+                raise InputError("softmax is supported as the last layer only; move it to the end of the model")
+            final_softmax = stage.int_op
+        else:
+            place = stage.int_op.name
+            rows = [head.elementwise(stage.int_op, row, pool, recorder, place) for row in rows]
+    return _finish(rows, final_softmax, pool)
+
+
+def _finish(rows: list[Pair], final_softmax: IntActivation | None, pool: Pool) -> Enclosure:
+    margins = tuple(head.margins(row) for row in rows)
+    logits = _stack([row.value_box for row in rows])
+    difference = _stack([row.difference_box for row in rows])
+    output, output_difference, output_margins = logits, difference, None
+    if final_softmax is not None:
+        bounds = [head.softmax(final_softmax, m) for m in margins]
+        output = _stack([b.value for b in bounds])
+        output_difference = _stack([b.difference for b in bounds])
+        output_margins = tuple(head.softmax_margins(final_softmax, m) for m in margins)
+    return Enclosure(
+        logits, difference, output, output_difference, margins, output_margins, _sources(rows, pool), pool.size
+    )
+
+
+def _sources(rows: list[Pair], pool: Pool) -> tuple[dict[str, float], ...]:
+    result = []
+    for region in range(rows[0].value.center.shape[0]):
+        row = max(rows, key=lambda r: float(r.difference.radius[region].max()))
+        unit = int(np.argmax(row.difference.radius[region]))
+        parts = pool.contributions(row.difference.generators[region, unit])
+        result.append({name: float(total) for name, total in parts.items() if total > 0})
+    return tuple(result)
+
+
+def _stack(boxes: Sequence[Box]) -> Box:
+    return Box(np.concatenate([b.lo for b in boxes], axis=1), np.concatenate([b.hi for b in boxes], axis=1))
+
+
+def _concatenate_forms(forms: Sequence[Form]) -> Form:
+    width = max(f.generators.shape[-1] for f in forms)
+    padded = [np.pad(f.generators, ((0, 0), (0, 0), (0, width - f.generators.shape[-1]))) for f in forms]
+    return Form(
+        np.concatenate([f.center for f in forms], axis=1),
+        np.concatenate(padded, axis=1),
+        np.concatenate([f.error for f in forms], axis=1),
+    )
+
+
+def _reshape(rows: list[Pair], shape: tuple[int, ...]) -> list[Pair]:
+    """Row-major reshape: values of the last axis make one row."""
+    width = shape[-1]
+    count = int(np.prod(shape)) // width
+    if len(rows) == count:
+        return rows
+    whole = Pair(
+        _concatenate_forms([r.value for r in rows]),
+        _concatenate_forms([r.difference for r in rows]),
+        _stack([r.value_box for r in rows]),
+        _stack([r.difference_box for r in rows]),
+    )
+    parts = [slice(k * width, (k + 1) * width) for k in range(count)]
+    return [
+        Pair(whole.value.rows(p), whole.difference.rows(p), whole.value_box.rows(p), whole.difference_box.rows(p))
+        for p in parts
+    ]
+
+
+def top1_proved(enclosure: Enclosure) -> tuple[Array, Array]:
+    """(proved, class): whether both networks are proved to choose that one class for every input, per region.
+
+    Shape (B,) bool and (B, rows) int. Needs, in every row, a class that beats all others by a positive margin in the
+    float network and, on the int8 output itself, in the integer network.
+    """
+    winners, proved = [], []
+    integer = enclosure.output_margins or tuple(m.integer for m in enclosure.margins)
+    for m, q in zip(enclosure.margins, integer, strict=True):
+        classes = m.value.lo.shape[1]
+        others = ~np.eye(classes, dtype=bool)[None]
+        worst = np.minimum(np.where(others, m.value.lo, np.inf).min(2), np.where(others, q.lo, np.inf).min(2))
+        winner = np.argmax(worst, axis=1)
+        winners.append(winner)
+        proved.append(np.take_along_axis(worst, winner[:, None], 1)[:, 0] > 0)
+    return np.all(proved, axis=0), np.stack(winners, axis=1)

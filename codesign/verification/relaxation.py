@@ -1,0 +1,200 @@
+"""Linear relaxations of sigmoid, tanh and their difference functions, with the obligations they rest on.
+
+A relaxation is a plane with freely chosen slopes and an interval that holds function - plane over a box. Choosing the
+slopes is heuristic and needs no trust; the interval comes from `codesign.proof.bounds` and is what provers check.
+D(z, d) = f(z + d) - f(z) is the difference function of DiffRNN (Mohammadinejad et al., 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from codesign.proof.bounds import (
+    sigmoid_diff_plane_residual,
+    sigmoid_plane_residual,
+    tanh_diff_plane_residual,
+    tanh_plane_residual,
+)
+from codesign.proof.obligation import Kind
+from codesign.verification.affine import UNIT, Array, Box, up
+
+Function = Literal["sigmoid", "tanh"]
+_GRID = np.linspace(-1.0, 1.0, 5)
+# numpy's exp and tanh are assumed within 4 ulp (tests/proof measures them); this is well above.
+_VALUE_SLACK = 2.0**-46
+
+
+@dataclass(frozen=True, eq=False)
+class RelaxationBatch:
+    """Planes emitted at one place of the network: arrays of shape (B, n) except for the description."""
+
+    kind: Kind
+    place: str
+    lower: tuple[Array, ...]  # box, one array a variable
+    upper: tuple[Array, ...]
+    slopes: tuple[Array, ...]
+    lo: Array
+    hi: Array
+
+
+@dataclass
+class Recorder:
+    """Collects the relaxations of a run, so that they can be discharged as proof obligations."""
+
+    batches: list[RelaxationBatch] = field(default_factory=list)
+
+    def add(self, batch: RelaxationBatch) -> None:
+        self.batches.append(batch)
+
+    def __iter__(self) -> Iterator[RelaxationBatch]:
+        return iter(self.batches)
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """f(z) = slope z + mid +- rad."""
+
+    slope: Array
+    mid: Array
+    rad: Array
+
+
+@dataclass(frozen=True, eq=False)
+class DifferencePlane:
+    """D(z, d) = slope_z z + slope_d d + mid +- rad."""
+
+    slope_z: Array
+    slope_d: Array
+    mid: Array
+    rad: Array
+
+
+def value(function: Function, z: Array) -> Array:
+    """The function in float64, numerically stable."""
+    if function == "tanh":
+        return np.tanh(z)
+    e = np.exp(-np.abs(z))
+    return np.asarray(np.where(z >= 0, 1.0, e) / (1.0 + e))
+
+
+def derivative(function: Function, z: Array) -> Array:
+    scale = 1.0 if function == "sigmoid" else 2.0
+    e = np.exp(-np.abs(scale * z))
+    return np.asarray(scale**2 * e / np.square(1.0 + e))
+
+
+def image(function: Function, z: Box) -> Box:
+    """The function's range over a box (it is increasing)."""
+    lo, hi = value(function, z.lo), value(function, z.hi)
+    floor = 0.0 if function == "sigmoid" else -1.0
+    return Box(
+        np.maximum(lo - _VALUE_SLACK * np.abs(lo) - 1e-300, floor),
+        np.minimum(hi + _VALUE_SLACK * np.abs(hi) + 1e-300, 1.0),
+    )
+
+
+def difference_image(function: Function, z: Box, d: Box) -> Box:
+    """Range of D over a box: increasing in d, and |D(., d)| is unimodal in z with its peak at z = -d/2."""
+
+    def extreme(edge: Array, upper: bool) -> Array:
+        peak = np.clip(-0.5 * edge, z.lo, z.hi)
+        at = [value(function, p + edge) - value(function, p) for p in (peak, z.lo, z.hi)]
+        grows = edge >= 0 if upper else edge <= 0
+        corner = np.maximum(at[1], at[2]) if upper else np.minimum(at[1], at[2])
+        return np.where(grows, at[0], corner)
+
+    # |f(p + d) - f(p)| is computed from values at most 1 with relative error 2^-46 each; the clipped peak is exact.
+    slack = 4 * _VALUE_SLACK
+    return Box(extreme(d.lo, False) - slack, extreme(d.hi, True) + slack)
+
+
+def relax(function: Function, z: Box, place: str, recorder: Recorder | None) -> Plane:
+    """Relax f over a box: the better of the chord's slope and the smaller end slope."""
+    width = z.hi - z.lo
+    safe = np.where(width > 1e-9, width, 1.0)
+    chord = (value(function, z.hi) - value(function, z.lo)) / safe
+    ends = np.minimum(derivative(function, z.lo), derivative(function, z.hi))
+    chord = np.where(width > 1e-9, chord, ends)
+    residual = sigmoid_plane_residual if function == "sigmoid" else tanh_plane_residual
+    candidates = np.stack([chord, ends])
+    lo, hi = residual(z.lo, z.hi, candidates)
+    first = hi[0] - lo[0] <= hi[1] - lo[1]
+    slope, low, high = (np.where(first, a[0], a[1]) for a in (candidates, lo, hi))
+    low, high = _provable(low, high)
+    if recorder is not None:
+        recorder.add(RelaxationBatch(function, place, (z.lo,), (z.hi,), (slope,), low, high))
+    box = Box(low, high)
+    return Plane(slope, box.mid, box.rad)
+
+
+def relax_difference(function: Function, z: Box, d: Box, place: str, recorder: Recorder | None) -> DifferencePlane:
+    """Relax D over a box: least-squares slopes on a 5 x 5 grid, or the same without z, whichever bounds D tighter.
+
+    A slope in z keeps the correlation with z but spreads alpha z over the noise symbols of z; so it is charged for the
+    radius it adds.
+    """
+    zm, zr, dm, dr = z.mid, z.rad, d.mid, d.rad
+    total_z, total_d = np.zeros_like(zm), np.zeros_like(zm)
+    for u in _GRID:
+        at = zm + u * zr
+        base = value(function, at)
+        for v in _GRID:
+            difference = value(function, at + dm + v * dr) - base
+            total_z += u * difference
+            total_d += v * difference
+    norm = len(_GRID) * float(np.square(_GRID).sum())
+    flat = derivative(function, zm + 0.5 * dm)
+    wide_z, wide_d = zr > 1e-9, dr > 1e-9
+    slope_z = np.where(wide_z, total_z / (norm * np.where(wide_z, zr, 1.0)), 0.0)
+    slope_d = np.where(wide_d, total_d / (norm * np.where(wide_d, dr, 1.0)), flat)
+    residual = sigmoid_diff_plane_residual if function == "sigmoid" else tanh_diff_plane_residual
+    alphas = np.stack([slope_z, np.zeros_like(slope_z)])
+    lo, hi = residual(z.lo, z.hi, d.lo, d.hi, alphas, slope_d)
+    cost = hi - lo + Z_SLOPE_COST * np.abs(alphas) * zr
+    first = cost[0] <= cost[1]
+    slope_z, low, high = (np.where(first, a[0], a[1]) for a in (alphas, lo, hi))
+    low, high = _provable(low, high)
+    if recorder is not None:
+        kind: Kind = "sigmoid_diff" if function == "sigmoid" else "tanh_diff"
+        recorder.add(RelaxationBatch(kind, place, (z.lo, d.lo), (z.hi, d.hi), (slope_z, slope_d), low, high))
+    box = Box(low, high)
+    return DifferencePlane(slope_z, slope_d, box.mid, box.rad)
+
+
+# Charge for a z slope, in units of |slope| * radius of z: see docs/verifier.md for the measurement.
+Z_SLOPE_COST = 0.0
+
+
+def _provable(lo: Array, hi: Array) -> tuple[Array, Array]:
+    """Widen a residual by a ten-thousandth: a bound that is exactly attained cannot be decided by branch and bound."""
+    room = 1e-4 * (hi - lo) + 1e-11
+    return lo - room, hi + room
+
+
+def product_slack(x: Box, y: Box) -> Array:
+    """Radius of (x - x0)(y - y0) over the boxes, with the same room for provers."""
+    return up(x.rad * y.rad * (1 + 1e-4)) + 1e-12
+
+
+def record_product(recorder: Recorder | None, place: str, x: Box, y: Box, slack: Array) -> None:
+    """Record the bilinear relaxation x y = x0 y + y0 x - x0 y0 +- slack as an obligation."""
+    if recorder is None:
+        return
+    xm, ym = x.mid, y.mid
+    shift = xm * ym
+    lost = up(2 * UNIT * np.abs(shift))
+    recorder.add(
+        RelaxationBatch(
+            "product",
+            place,
+            (x.lo, y.lo),
+            (x.hi, y.hi),
+            (ym, xm),
+            -shift - slack - lost,
+            slack + lost - shift,
+        )
+    )

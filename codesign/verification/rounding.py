@@ -1,0 +1,103 @@
+"""What the integer network's fixed-point arithmetic can lose, as intervals in real (dequantized) units.
+
+Every function covers all supported semantics profiles at once: an error interval that contains 0 also covers a profile
+that skips the step. Formulas: docs/semantics.md (TFLM's MultiplyByQuantizedMultiplier and its rounding helpers).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from codesign.quantization.integer import IntActivation, Multiplier, QuantizedTensor
+from codesign.verification.affine import UNIT, Array, Box, up
+
+GATE_STEP = 2.0**-12  # gate pre-activations are Q3.12
+TABLE_STEP = 2.0**-15  # gate outputs are Q0.15
+# numpy's exp and tanh were measured within 2 ulp; this is 100 times that.
+_FUNCTION_SLACK = 1e-13
+
+
+def requantization_error(multiplier: Multiplier) -> float:
+    """Largest |MBQM(v, M) - v * M.real| over all v, in output steps.
+
+    SRDHM rounds to nearest (1/2, before the right shift divides it by 2^n), RDBP rounds to nearest again (1/2).
+    """
+    shift = max(-multiplier.e, 0)
+    return 0.5 + 2.0 ** -(shift + 1) if shift else 0.5
+
+
+def saturation_error(box: Box, lo: float | Array, hi: float | Array) -> Box:
+    """Interval of clip(v, lo, hi) - v over v in `box`; contains 0."""
+    under = np.maximum(lo - box.lo, 0.0)
+    over = np.minimum(hi - box.hi, 0.0)
+    slack = up(2 * UNIT * box.mag)
+    return Box(np.where(over < 0, over - slack, 0.0), np.where(under > 0, under + slack, 0.0))
+
+
+def tensor_range(tensor: QuantizedTensor) -> tuple[float, float]:
+    """Smallest and largest real value of the tensor; exact up to one rounding, which is added outward."""
+    low, high = (-128, 127) if tensor.dtype == "int8" else (-32768, 32767)
+    lo = tensor.scale * (low - tensor.zero_point)
+    hi = tensor.scale * (high - tensor.zero_point)
+    return lo - abs(lo) * 2 * UNIT, hi + abs(hi) * 2 * UNIT
+
+
+def _sigmoid(x: Array) -> Array:
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0 / (1.0 + e), e / (1.0 + e))
+
+
+@lru_cache(maxsize=64)
+def _error_range(kind: str, cell_shift: int) -> tuple[Array, Array]:
+    """Per-entry lower and upper bound of table(x) - function(x), all 65,536 int16 arguments."""
+    from codesign.semantics import sigmoid_table, tanh_table
+
+    argument = np.arange(-32768, 32768, dtype=np.float64)
+    if kind == "sigmoid":
+        error = sigmoid_table() * TABLE_STEP - _sigmoid(argument * GATE_STEP)
+    else:
+        error = tanh_table(cell_shift) * TABLE_STEP - np.tanh(argument * 2.0**cell_shift)
+    return error - _FUNCTION_SLACK, error + _FUNCTION_SLACK
+
+
+@lru_cache(maxsize=64)
+def table_error(kind: str, cell_shift: int = -12) -> tuple[float, float]:
+    """Range of table - function over all int16 arguments, by enumeration, in real units.
+
+    `kind` is 'sigmoid' (argument Q3.12) or 'tanh' (argument scale 2^cell_shift).
+    """
+    low, high = _error_range(kind, cell_shift)
+    return float(low.min()), float(high.max())
+
+
+# Newton's division in one_over_one_plus: starting within 1/17 of the reciprocal, three steps leave (1/17)^8 < 2^-32,
+# and each step's two roundings at most 2^-30 x + 2^-28 <= 2^-27 relative; 2^-24 is several times their sum.
+_RECIPROCAL_ERROR = 2.0**-24
+
+
+def softmax_error(op: IntActivation, probability: Box) -> Box:
+    """Interval of (dequantized int8 softmax) - (real softmax of the same int8 logits), elementwise.
+
+    `probability` holds the real softmax. The kernel rounds E(d_i) / sum_j E'(d_j), with tables E (Q0) and E' (Q12.19)
+    that are enumerated here, to steps of 1/256, and cuts 256/256 to 255/256.
+    """
+    lost = _softmax_arithmetic_error(op)
+    step = op.output.scale
+    half = 0.5 * step + lost
+    top = 255.5 * step - lost
+    lo = np.where(probability.hi >= top, -(step + lost), -half)
+    return Box(lo, np.full_like(lo, half))
+
+
+@lru_cache(maxsize=64)
+def _softmax_arithmetic_error(op: IntActivation) -> float:
+    from codesign.semantics import softmax_parameters
+
+    parameters = softmax_parameters(op)
+    exact = np.exp(-op.beta * op.input.scale * np.arange(256, dtype=np.float64))
+    error = float(np.abs(parameters.exp_q0 * 2.0**-31 - exact).max()) + _FUNCTION_SLACK
+    in_sum = float(np.abs(parameters.exp_sum * 2.0**-19 - exact).max()) + _FUNCTION_SLACK
+    classes = op.output.shape[-1]
+    return error + (classes - 1) * in_sum + _RECIPROCAL_ERROR + 2.0**-31

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from codesign.errors import CodesignError, InputError
-from codesign.quantization.integer import IntDense, IntegerNetwork, IntLstm
+from codesign.quantization.integer import IntegerNetwork
 from codesign.toolchain import pio
 from codesign.toolchain.boards import Board
 from codesign.toolchain.elf import Image, Section, Symbol, read_image
@@ -19,12 +19,17 @@ from codesign.toolchain.project import Project, generate_project
 OVERFLOW = re.compile(r"region [`'](\w+)' overflowed by (\d+) bytes?")
 
 
+LARGEST_FRAME = 0xFFFF
+COUNTER_BYTES = 8
+
+
 @dataclass(frozen=True)
 class Build:
     """A built firmware. Sizes in bytes.
 
     `flash_bytes` is all content in flash; `ram_bytes` is static data (.data and .bss); `stack_size` is the stack
-    reserved beside it. `build_id` (32 hex digits) and `model_sha256` (64) are what the firmware reports when asked to identify.
+    reserved beside it. `build_id` (32 hex digits) and `model_sha256` (64) are what the firmware reports when asked to
+    identify.
     """
 
     board: Board
@@ -72,19 +77,24 @@ def build(network: IntegerNetwork, board: Board, folder: Path | str) -> Build:
 
 
 def check_fits(network: IntegerNetwork, board: Board) -> None:
-    """Refuse a network whose parameters or transfer buffers alone exceed the board's flash or RAM (InputError).
+    """Refuse a network whose constants or static buffers alone exceed the board's flash or RAM (InputError).
 
-    A lower bound, to fail before any C is written; the linker has the last word.
+    A lower bound, to fail before any C is written; the linker has the last word. Also refuses a network whose input or
+    output does not fit a frame of the serial protocol.
     """
-    parameters = 0
-    for op in network.ops:
-        if isinstance(op, IntLstm):
-            parameters += op.W.nbytes + op.R.nbytes + op.b.nbytes
-        elif isinstance(op, IntDense):
-            parameters += op.W.nbytes + op.b.nbytes
+    from codesign.codegen import memory_estimate
+
+    estimate = memory_estimate(network)
+    parameters = int(estimate["flash_bytes"])
     input_bytes = int(np.prod(network.input.shape))
     output_bytes = int(np.prod(network.output.shape))
-    buffers = 2 * input_bytes + output_bytes + board.stack_bytes
+    if input_bytes > LARGEST_FRAME or output_bytes + COUNTER_BYTES > LARGEST_FRAME:
+        raise InputError(
+            f"the model has {input_bytes} input and {output_bytes} output values: one frame of the serial protocol "
+            f"takes {LARGEST_FRAME} and {LARGEST_FRAME - COUNTER_BYTES}; use fewer time steps"
+        )
+    request_bytes = 4 * input_bytes if 4 * input_bytes <= LARGEST_FRAME else input_bytes
+    buffers = request_bytes + input_bytes + output_bytes + int(estimate["ram_bytes"]) + board.stack_bytes
     if parameters > board.flash.size:
         raise _does_not_fit(board, "flash", f"at least {parameters}", board.flash.size)
     if buffers > board.ram.size:
@@ -139,22 +149,22 @@ def upload(build: Build, board: Board, port: str | None = None, timeout: float =
         "--target",
         "upload",
         timeout=timeout,
-        extra={"PLATFORMIO_UPLOAD_FLAGS": _probe_selection(port)},
+        extra={"CODESIGN_PROBE_SERIAL": _probe_serial(port)},
     )
     if result.returncode != 0:
         raise CodesignError(f"flashing {board.title} failed: {_first_error(result.stdout)}")
     return result.stdout
 
 
-def _probe_selection(port: str | None) -> str:
-    """openocd's option that picks the probe whose virtual COM port is `port` ('' where it cannot be told)."""
+def _probe_serial(port: str | None) -> str:
+    """USB serial number of the debug probe whose virtual COM port is `port` ('' where it cannot be told)."""
     if port is None:
         return ""
     from serial.tools import list_ports
 
     for found in list_ports.comports():
         if found.device == port and found.serial_number and re.fullmatch(r"[0-9A-Za-z]+", found.serial_number):
-            return f'-c "hla_serial {found.serial_number}"'
+            return str(found.serial_number)
     return ""
 
 

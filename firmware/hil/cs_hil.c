@@ -27,9 +27,9 @@
 _Static_assert(CS_MODEL_INPUT_SIZE <= 0xFFFF, "the input does not fit a frame of the serial protocol");
 _Static_assert(CS_MODEL_OUTPUT_SIZE <= 0xFFFF - 8, "the output does not fit a frame of the serial protocol");
 
-/* The payload starts 8 bytes into the storage: float32 requests are read in place and need the alignment. */
+/* float32 requests are read in place: the storage is declared as floats, and the payload starts 8 bytes into it. */
 #define PAYLOAD_AT 8u
-static uint32_t storage[(PAYLOAD_AT + MAX_PAYLOAD + CS_FRAME_CRC + 3u) / 4u];
+static float storage[(PAYLOAD_AT + MAX_PAYLOAD + CS_FRAME_CRC + 3u) / 4u];
 static int8_t input_q[CS_MODEL_INPUT_SIZE];
 static int8_t output_q[CS_MODEL_OUTPUT_SIZE];
 static cs_parser parser;

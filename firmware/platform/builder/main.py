@@ -1,5 +1,6 @@
 """SCons script: compile src/, link with the board's linker script, write ELF, .bin and .hex, upload with openocd."""
 
+import os
 import sys
 from os.path import join, relpath
 
@@ -83,6 +84,8 @@ if protocol == "openocd":
     scripts = []
     for script in board.get("upload.openocd_config"):
         scripts += ["-f", script]
+    if os.environ.get("CODESIGN_PROBE_SERIAL"):
+        scripts += ["-c", "adapter serial " + os.environ["CODESIGN_PROBE_SERIAL"]]
     env.Replace(
         UPLOADER="openocd",
         UPLOADERFLAGS=scripts,

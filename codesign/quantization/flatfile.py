@@ -85,9 +85,9 @@ def _plain(text: bytes | None) -> str:
 class TfliteFile:
     """The one subgraph of a .tflite file. Every method raises InputError, with the file's name, and nothing else."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], content: bytes | None = None) -> None:
         self.path = Path(path)
-        self.content = self._read()
+        self.content = self._read() if content is None else content
         with self.guard():
             self._parse()
 
@@ -126,9 +126,6 @@ class TfliteFile:
             raise self.refuse(
                 f"{model.SubgraphsLength()} subgraphs; a chain of operators in one subgraph is supported."
             )
-        for i in range(self._bounded(model.MetadataLength(), MAX_OPERATORS, "metadata entries")):
-            if model.Metadata(i).Name() == b"COMPRESSION_METADATA":
-                raise self.refuse("compressed tensors are not supported; convert without compression.")
         graph = model.Subgraphs(0)
         if graph.InputsLength() != 1 or graph.OutputsLength() != 1:
             raise self.refuse(
@@ -141,6 +138,38 @@ class TfliteFile:
         if count == 0:
             raise self.refuse("the model has no operators.")
         self.operators = tuple(self._operator(i) for i in range(count))
+        self._walk()
+
+    def _walk(self) -> None:
+        """Visits everything else in the file: native interpreters read it all, and trust it."""
+        model, graph = self._model, self._graph
+        _ = model.Description(), graph.Name()
+        for i in range(self._bounded(model.BuffersLength(), MAX_TENSORS, "buffers")):
+            _ = model.Buffers(i).DataAsNumpy()
+        for i in range(self.tensor_count):
+            self.data_length(self.tensor(i))
+        for i in range(self._bounded(model.MetadataLength(), MAX_OPERATORS, "metadata entries")):
+            entry = model.Metadata(i)
+            if entry.Name() == b"COMPRESSION_METADATA":
+                raise self.refuse("compressed tensors are not supported; convert without compression.")
+            if not 0 <= entry.Buffer() < model.BuffersLength():
+                raise self.refuse("a metadata entry names no buffer: the file is damaged.")
+        for i in range(self._bounded(model.MetadataBufferLength(), MAX_TENSORS, "metadata buffers")):
+            _ = model.MetadataBuffer(i)
+        for i in range(self._bounded(model.OperatorCodesLength(), MAX_OPERATORS, "operator codes")):
+            _ = model.OperatorCodes(i).CustomCode()
+        for i in range(self._bounded(model.SignatureDefsLength(), 8, "signatures")):
+            signature = model.SignatureDefs(i)
+            _ = signature.SignatureKey()
+            maps = [signature.Inputs(k) for k in range(self._bounded(signature.InputsLength(), 64, "signature inputs"))]
+            count = self._bounded(signature.OutputsLength(), 64, "signature outputs")
+            maps += [signature.Outputs(k) for k in range(count)]
+            for entry in maps:
+                _ = entry.Name()
+                if not 0 <= entry.TensorIndex() < self.tensor_count:
+                    raise self.refuse("a signature names no tensor: the file is damaged.")
+            if signature.SubgraphIndex() != 0:
+                raise self.refuse("a signature names no subgraph: the file is damaged.")
 
     def _bounded(self, count: int, limit: int, what: str) -> int:
         if not 0 <= count <= limit:
@@ -162,6 +191,13 @@ class TfliteFile:
         outputs = [
             int(raw.Outputs(i)) for i in range(self._bounded(raw.OutputsLength(), 8, f"outputs of operator {index}"))
         ]
+        for i in range(self._bounded(raw.IntermediatesLength(), 16, f"intermediate tensors of operator {index}")):
+            if not 0 <= raw.Intermediates(i) < self.tensor_count:
+                raise self.refuse(f"operator {index} names an intermediate tensor that is not there: damaged.")
+            if self.tensor(raw.Intermediates(i)).dims != (0,):  # what TFLM insists on; it does not use them
+                raise self.refuse(f"operator {index} has an intermediate tensor that is not empty: not supported.")
+        if raw.CustomOptionsLength() or raw.MutatingVariableInputsLength():
+            raise self.refuse(f"operator {index} ({kind}) has custom options, which are not supported.")
         options_kind = _names("BuiltinOptions").get(raw.BuiltinOptionsType(), "unknown")
         return Operator(index, kind, tuple(inputs), tuple(outputs), options_kind, raw.BuiltinOptions())
 
@@ -184,6 +220,8 @@ class TfliteFile:
                 raise self.refuse(f"tensor {index} does not exist: the file is damaged.")
             raw = self._graph.Tensors(index)
             name = _plain(raw.Name()) or f"tensor {index}"
+            if raw.VariantTensorsLength():
+                raise self.refuse(f"tensor '{name}' is a variant, which is not supported.")
             rank = self._bounded(raw.ShapeLength(), MAX_RANK, f"dimensions of tensor '{name}'")
             if raw.Sparsity() is not None:
                 raise self.refuse(f"tensor '{name}' is sparse, which is not supported.")
@@ -197,8 +235,16 @@ class TfliteFile:
                 n = self._bounded(quantization.ScaleLength(), MAX_ELEMENTS, f"scales of tensor '{name}'")
                 k = self._bounded(quantization.ZeroPointLength(), MAX_ELEMENTS, f"zero points of tensor '{name}'")
                 scales = tuple(float(v) for v in quantization.ScaleAsNumpy()) if n else ()
-                zero_points = tuple(int(v) for v in quantization.ZeroPointAsNumpy()) if k else (0,) * n
+                # Without zero points TFLM takes the tensor as not quantized: check_scales refuses that.
+                zero_points = tuple(int(v) for v in quantization.ZeroPointAsNumpy()) if k else ()
                 dimension = int(quantization.QuantizedDimension())
+                if quantization.DetailsType() != 0:
+                    raise self.refuse(f"tensor '{name}' has a custom quantization, which is not supported.")
+                for length, values in (
+                    (quantization.MinLength(), quantization.MinAsNumpy),
+                    (quantization.MaxLength(), quantization.MaxAsNumpy),
+                ):
+                    _ = values() if self._bounded(length, MAX_ELEMENTS, f"ranges of tensor '{name}'") else None
             return Tensor(
                 index=index,
                 name=name,
@@ -246,8 +292,7 @@ class TfliteFile:
             raise self.refuse(f"tensor '{tensor.name}' is not quantized; a full-integer int8 model is needed.")
         if len(tensor.zero_points) != len(tensor.scales):
             raise self.refuse(
-                f"tensor '{tensor.name}' has as many as {len(tensor.zero_points)} zero points for "
-                f"{len(tensor.scales)} scales."
+                f"tensor '{tensor.name}' has {len(tensor.zero_points)} zero points for {len(tensor.scales)} scales."
             )
         for scale in tensor.scales:
             if not (math.isfinite(scale) and scale >= 2.0**-126):

@@ -62,6 +62,13 @@ def read_integer_network(path: str | os.PathLike[str], profile: Profile = "tflm-
         return _Chain(file, profile).read()
 
 
+def with_profile(network: IntegerNetwork, profile: Profile) -> IntegerNetwork:
+    """The same file read for another semantics profile."""
+    file = TfliteFile(f"{network.name}.tflite", network.content)
+    with file.guard():
+        return _Chain(file, profile).read()
+
+
 class _Chain:
     """Walks the operators, holding the tensor that flows along the chain."""
 

@@ -18,8 +18,8 @@ def compare_interpreters(network: IntegerNetwork, q: npt.ArrayLike) -> dict[str,
 
     Gives `inputs` (B), `differing_inputs` and `share` (inputs with any differing output), `max_difference` (output
     steps), `max_real_difference` (times the output scale), `histogram` (absolute difference in steps -> number of
-    output values, keys as strings for JSON), `top1_differing_inputs` (inputs for which the first largest output of the last axis
-    differs anywhere; None for a single output), `tflite_package` and `profile`.
+    output values, keys as strings for JSON), `top1_differing_inputs` (inputs for which the first largest output of the
+    last axis differs anywhere; None for a single output), `tflite_package` and `profile`.
 
     MissingToolError without a TFLite interpreter; InputError for inputs of another shape or none at all.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from typing import Any, Protocol
 
@@ -35,8 +36,8 @@ def _check(q: Int8Array, shape: tuple[int, ...]) -> None:
 class TflmInterpreter:
     """The host build of the TensorFlow Lite Micro interpreter (package tflite-micro, reference kernels).
 
-    Give it only files that `read_integer_network` has accepted: the native code trusts the flatbuffer. MissingToolError
-    without the package, InputError for a model that TFLM refuses.
+    Give it only files that `read_integer_network` has accepted: the native code trusts the flatbuffer and can crash the
+    process. MissingToolError without the package, InputError for a model that TFLM refuses.
     """
 
     name = "tflm"
@@ -51,7 +52,7 @@ class TflmInterpreter:
         try:
             arena = arena_bytes or max(MIN_ARENA_BYTES, 8 * len(content))
             self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, struct.error) as error:
             raise InputError(f"TensorFlow Lite Micro refuses this model: {error}.") from error
         source, result = self._interpreter.get_input_details(0), self._interpreter.get_output_details(0)
         _check_types(source, result)

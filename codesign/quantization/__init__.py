@@ -14,7 +14,7 @@ from codesign.quantization.integer import (
     Profile,
     QuantizedTensor,
 )
-from codesign.quantization.reader import read_integer_network
+from codesign.quantization.reader import read_integer_network, with_profile
 
 __all__ = [
     "Calibration",
@@ -32,4 +32,5 @@ __all__ = [
     "default_calibration_path",
     "load_calibration",
     "read_integer_network",
+    "with_profile",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Literal
 
@@ -104,8 +104,17 @@ class RegionResult:
             "epsilon": self.epsilon,
             "reason": self.reason,
             "sources": self.sources,
+            "counterexample": self._counterexample(),
             "seconds": self.seconds,
         }
+
+    def _counterexample(self) -> dict[str, object] | None:
+        """The input that refutes a criterion; the exact outputs can be recomputed from it."""
+        if self.top1 == "refuted" and self.found.disagreement is not None:
+            return {"criterion": "top1", "input": self.found.disagreement.tolist()}
+        if self.epsilon == "refuted":
+            return {"criterion": "epsilon", "input": self.found.worst.tolist()}
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +127,8 @@ class Certification:
     counted: tuple[bool, ...]
     options: Options
     proof: ProofSummary
+    profiles: tuple[str, ...]
     seconds: float
-    failures: list[str] = field(default_factory=list)
 
     def _share(self, statuses: Sequence[Status]) -> float:
         chosen = [r.top1 in statuses for r, c in zip(self.regions, self.counted, strict=True) if c]
@@ -204,6 +213,7 @@ def certify(
         tuple(map(bool, flags)),
         options,
         proof,
+        (integer_network.profile, *(v.profile for v in variants)),
         time.monotonic() - started,
     )
 

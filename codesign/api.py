@@ -1,0 +1,211 @@
+"""The public Python API: load, quantize, certify, build, cross_check, deploy. The command line only wraps it.
+
+import codesign
+
+network = codesign.load("models/motion.h5")
+integer = codesign.quantize("models/motion.h5", "motion.tflite")
+data = codesign.calibration("models/motion.h5")
+certificate = codesign.certify(network, integer, data, radius="1lsb", samples=20)
+firmware = codesign.build(integer, "nucleo_f746", "firmware")
+result = codesign.cross_check(firmware, network, integer, data, certificate)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from codesign.certificate import certificate_document, hil_regions
+from codesign.errors import InputError
+from codesign.network import FloatNetwork, evaluate, load_network
+from codesign.quantization import (
+    Calibration,
+    IntegerNetwork,
+    Profile,
+    convert,
+    default_calibration_path,
+    load_calibration,
+    read_integer_network,
+    with_profile,
+)
+from codesign.verification import Options, Region, ball, domain_region, input_domain
+from codesign.verification import certify as certify_regions
+
+if TYPE_CHECKING:
+    from codesign.toolchain import Build
+
+PathLike = str | Path
+RegionKind = Literal["ball", "domain"]
+DEFAULT_SAMPLES = 50
+_PROFILES: tuple[Profile, ...] = ("tflm-double", "tflm-float")
+
+
+def load(path: PathLike) -> FloatNetwork:
+    """Read a float model: .h5 (Keras 2 or 3), .keras, or a float .tflite with fused LSTMs. InputError if refused."""
+    return load_network(path)
+
+
+def quantize(model: PathLike, output: PathLike, calibration: PathLike | None = None) -> IntegerNetwork:
+    """Convert a float model to a full-integer int8 .tflite at `output` and read it back.
+
+    `calibration` defaults to the model's sidecar NAME.calib.npz. InputError, MissingToolError (TensorFlow).
+    """
+    return read_integer_network(convert(model, output, calibration))
+
+
+def read(path: PathLike) -> IntegerNetwork:
+    """Read an int8 .tflite. InputError if it is none or has operators that are not supported."""
+    return read_integer_network(path)
+
+
+def calibration(model: PathLike, path: PathLike | None = None) -> Calibration:
+    """The samples that belong to a model: `path`, or its sidecar NAME.calib.npz. InputError if there are none."""
+    network = load_network(model)
+    return load_calibration(path or default_calibration_path(model), network.input_shape)
+
+
+def parse_radius(text: str | float, scale: float) -> float:
+    """A radius in input units: a number, or '2lsb' for two steps of the input quantisation. InputError otherwise."""
+    try:
+        if isinstance(text, str) and text.strip().lower().endswith("lsb"):
+            return float(text.strip()[:-3] or "1") * scale
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f"the radius '{text}' is not a number; give input units such as 0.01, or quantisation steps such as 1lsb"
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Selection:
+    regions: tuple[Region, ...]
+    samples: tuple[int | None, ...]
+    counted: tuple[bool, ...]
+
+
+def _select(
+    network: FloatNetwork, data: Calibration, kind: RegionKind, radius: float, samples: int, bounds: Any
+) -> _Selection:
+    if kind == "domain":
+        return _Selection((domain_region(bounds, network.input_shape[0]),), (None,), (True,))
+    if samples < 1:
+        raise InputError(f"cannot certify {samples} samples; give --samples N with N at least 1")
+    count = min(samples, len(data.x))
+    regions = tuple(ball(str(k), data.x[k], radius, bounds) for k in range(count))
+    counted = [True] * count
+    if data.y is not None:
+        classes = evaluate(network, data.x[:count]).argmax(-1)
+        if classes.ndim == 1:
+            counted = [bool(a == b) for a, b in zip(classes, data.y[:count], strict=True)]
+    return _Selection(regions, tuple(range(count)), tuple(counted))
+
+
+def certify(
+    float_network: FloatNetwork,
+    integer_network: IntegerNetwork,
+    data: Calibration,
+    radius: str | float = "1lsb",
+    samples: int = DEFAULT_SAMPLES,
+    region: RegionKind = "ball",
+    domain: tuple[float, float] | None = None,
+    options: Options | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Certify |integer - float| and give the content of certificate.json.
+
+    Regions: the L-inf ball of `radius` around each of the first `samples` samples, clipped to the domain; or the whole
+    domain box. The domain is `domain` for every feature, else each feature's range in the data. The bounds hold for
+    both scale-product forms of TFLM's reference semantics. `on_progress` gets (regions done, regions in all).
+    """
+    bounds = input_domain(data.x, domain)
+    step = parse_radius(radius, integer_network.input.scale)
+    chosen = _select(float_network, data, region, step, samples, bounds)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_progress is not None:
+            on_progress(done, len(chosen.regions))
+
+    result = certify_regions(
+        float_network,
+        integer_network,
+        chosen.regions,
+        options,
+        chosen.counted,
+        profile_variants(integer_network),
+        advance,
+    )
+    return certificate_document(result, chosen.samples, bounds)
+
+
+def profile_variants(network: IntegerNetwork) -> list[IntegerNetwork]:
+    """The same file under the other semantics profiles."""
+    return [with_profile(network, profile) for profile in _PROFILES if profile != network.profile]
+
+
+def build(integer_network: IntegerNetwork, board: str, folder: PathLike) -> Build:
+    """Generate C, make a PlatformIO project in `folder` and build the board's firmware.
+
+    InputError (unknown board, model too large), MissingToolError (compiler, PlatformIO).
+    """
+    from codesign.toolchain import build as build_firmware
+    from codesign.toolchain import load_board
+
+    return build_firmware(integer_network, load_board(board), folder)
+
+
+def cross_check(
+    firmware: Build,
+    float_network: FloatNetwork,
+    integer_network: IntegerNetwork,
+    data: Calibration,
+    certificate: dict[str, Any] | None = None,
+    samples: int | None = None,
+    port: str | None = None,
+    emulate: bool | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Flash or emulate the firmware, send it samples over serial, and compare; gives the content of hil.json.
+
+    `samples` limits how many of the data's samples are sent (default all).
+    """
+    from codesign.hil import cross_check as check
+    from codesign.hil import open_target
+
+    count = len(data.x) if samples is None else min(samples, len(data.x))
+    regions = None if certificate is None else _regions_within(hil_regions(certificate), count)
+    with open_target(firmware, port=port, emulate=emulate) as target:
+        return check(
+            target,
+            integer_network,
+            float_network,
+            data.x[:count],
+            None if data.y is None else data.y[:count],
+            regions,
+            firmware.build_id,
+            progress=on_progress,
+        )
+
+
+def _regions_within(regions: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    return [r for r in regions if r["sample"] is None or r["sample"] < count]
+
+
+def accuracy(network: FloatNetwork | IntegerNetwork, data: Calibration) -> float | None:
+    """Share of the data's labels that the network's top-1 class equals; None without labels."""
+    from codesign.semantics import quantize_input, simulate
+
+    if data.y is None:
+        return None
+    if isinstance(network, FloatNetwork):
+        outputs = evaluate(network, data.x)
+    else:
+        outputs = simulate(network, quantize_input(network, data.x)).astype(np.float64)
+    classes = outputs.argmax(-1)
+    return float(np.mean(classes == data.y)) if classes.ndim == 1 else None

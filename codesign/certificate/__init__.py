@@ -1,0 +1,19 @@
+"""Certificates: what was claimed for which models and inputs, as a JSON document with a schema."""
+
+from codesign.certificate.document import (
+    SCHEMA_ID,
+    certificate_document,
+    hil_regions,
+    load_certificate,
+    validate_certificate,
+    write_certificate,
+)
+
+__all__ = [
+    "SCHEMA_ID",
+    "certificate_document",
+    "hil_regions",
+    "load_certificate",
+    "validate_certificate",
+    "write_certificate",
+]

@@ -1,0 +1,146 @@
+"""Builds, validates, writes and reads certificate.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codesign.errors import InputError
+from codesign.files import write_atomically
+from codesign.verification import Certification
+from codesign.verification.affine import Array
+from codesign.verification.certify import METHOD
+
+SCHEMA_ID = "codesign-certificate-1"
+_MAX_BYTES = 256 << 20
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    text = (Path(__file__).parent / "certificate.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def certificate_document(
+    certification: Certification, samples: Sequence[int | None], domain: tuple[Array, Array]
+) -> dict[str, Any]:
+    """The content of certificate.json. `samples` gives each region's index in the calibration data (None: the domain).
+
+    `domain` is the per-feature input range that regions were clipped to.
+    """
+    c = certification
+    options, network = c.options, c.integer_network
+    tensor = network.input
+    regions = []
+    for result, sample, counted in zip(c.regions, samples, c.counted, strict=True):
+        regions.append(
+            {**result.to_json(), "sample": sample, "center": result.region.center.tolist(), "counted": counted}
+        )
+    return {
+        "schema": SCHEMA_ID,
+        "verdict": c.verdict,
+        "float": {"name": c.float_network.name, "sha256": c.float_network.sha256, "source": c.float_network.source},
+        "int8": {"name": network.name, "sha256": network.sha256, "profiles": list(c.profiles)},
+        "float_sha256": c.float_network.sha256,
+        "int8_sha256": network.sha256,
+        "claim": (
+            "For every float32 input inside a region, the dequantized output of the integer network minus the output "
+            "of the float network, taken over the reals, lies between difference_lo and difference_hi, elementwise."
+        ),
+        "input_quantization": {
+            "scale": tensor.scale,
+            "zero_point": tensor.zero_point,
+            "minimum": -128 if tensor.dtype == "int8" else -32768,
+            "maximum": 127 if tensor.dtype == "int8" else 32767,
+            "rule": "clamp(round(x / scale) + zero_point); float32 division, ties away from zero, NaN to zero point",
+        },
+        "domain": {"lo": domain[0].tolist(), "hi": domain[1].tolist()},
+        "region_rule": "|x - center| <= radius elementwise, clipped to the domain; a center outside stays inside",
+        "method": METHOD,
+        "parameters": {
+            "seed": options.seed,
+            "evaluations": options.evaluations,
+            "proof": options.proof,
+            "audit_sample": options.audit_sample,
+            "prover": options.prover,
+        },
+        "criteria": {
+            "epsilon": options.criteria.epsilon,
+            "epsilon_verdict": c.epsilon_verdict,
+            "top1_share": options.criteria.top1_share,
+            "top1_verdict": c.top1_verdict,
+        },
+        "summary": {
+            "regions": len(c.regions),
+            "bound_median": float(np.median([r.bound_max for r in c.regions])),
+            "bound_max": max(r.bound_max for r in c.regions),
+            "observed_max": max(r.found.error for r in c.regions),
+            "evaluations": sum(r.found.evaluations for r in c.regions),
+            "top1_share": c.top1_share,
+            "top1_counted": int(sum(c.counted)),
+            "top1": {s: sum(r.top1 == s for r in c.regions) for s in ("proved", "refuted", "unknown")},
+        },
+        "proof": c.proof.to_json(),
+        "regions": regions,
+        "seconds": c.seconds,
+        "versions": _versions(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("codesign", "numpy", "scipy", "python-flint", "dreal", "tensorflow", "tflite-micro"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def validate_certificate(document: object) -> dict[str, Any]:
+    """The document itself; InputError, naming the place, where it is no certificate."""
+    from jsonschema import Draft202012Validator
+
+    for error in Draft202012Validator(_schema()).iter_errors(document):
+        place = "/".join(str(part) for part in error.absolute_path) or "the top level"
+        raise InputError(f"this is no valid certificate: {error.message[:200]} at {place}")
+    assert isinstance(document, dict)
+    return document
+
+
+def write_certificate(document: dict[str, Any], path: Path) -> None:
+    """Validate and write; never half-written."""
+    validate_certificate(document)
+    write_atomically(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
+
+
+def load_certificate(path: str | Path) -> dict[str, Any]:
+    """Read and validate a certificate. InputError for anything else."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"'{path}' is too large for a certificate; give a certificate.json")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read ({error.strerror}); give a certificate.json") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"'{path}' is not JSON; give a certificate.json that 'codesign certify' wrote") from None
+    return validate_certificate(document)
+
+
+def hil_regions(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the cross-check needs of each region: sample, bound at the network's output, top-1 status."""
+    return [
+        {"sample": region["sample"], "output_bound": region["bound"], "top1": region["top1"]}
+        for region in document["regions"]
+    ]

@@ -1,0 +1,214 @@
+"""Entry point and commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from codesign import __version__
+from codesign.cli import options as opt
+from codesign.errors import CodesignError
+
+
+class _Group(click.Group):
+    """Turns the tool's own errors into one sentence on standard error and their exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CodesignError as error:
+            click.echo(f"codesign: {error}", err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="codesign")
+def main() -> None:
+    """Deploy a Keras LSTM to a microcontroller as int8, with a proof of how far it can be from the float model.
+
+    Exit codes: 0 signed off or proved, 1 a check failed or a criterion is not proved, 2 bad usage or input, 3 something
+    on this machine is missing.
+    """
+
+
+@main.command()
+@click.argument("model", type=opt.FILE)
+@click.option("-o", "--output", type=opt.FILE, help="The .tflite to write [default: NAME.tflite in this folder].")
+@opt.calibration
+@opt.as_json
+def convert(model: Path, output: Path | None, calibration: Path | None, as_json: bool) -> None:
+    """Convert MODEL (.h5, .keras, float .tflite) to a full-integer int8 .tflite with fused LSTMs."""
+    from codesign import api
+
+    destination = output or Path(f"{model.stem}.tflite")
+    network = api.quantize(model, destination, calibration)
+    facts = {
+        "tflite": str(destination),
+        "sha256": network.sha256,
+        "bytes": len(network.content),
+        "input": {"shape": network.input.shape, "scale": network.input.scale, "zero_point": network.input.zero_point},
+        "output": {
+            "shape": network.output.shape,
+            "scale": network.output.scale,
+            "zero_point": network.output.zero_point,
+        },
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        click.echo(f"{destination}: {len(network.content)} bytes, sha256 {network.sha256}")
+
+
+@main.command()
+@click.argument("float_model", metavar="FLOAT", type=opt.FILE)
+@click.argument("int8_model", metavar="INT8", type=opt.FILE)
+@opt.certification
+@opt.calibration
+@click.option("-o", "--output", type=opt.FILE, help="Write the certificate here.")
+@opt.as_json
+def certify(
+    float_model: Path, int8_model: Path, radius: str, samples: int, region: str, domain: tuple[float, float] | None,
+    epsilon: float | None, require_top1: float | None, prove: str, prover: str, evaluations: int, seed: int,
+    jobs: int | None, calibration: Path | None, output: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Prove bounds on |INT8 - FLOAT| that hold for every input of each region."""
+    from codesign import api
+    from codesign.certificate import write_certificate
+    from codesign.cli.progress import Progress
+    from codesign.cli.text import print_certificate
+
+    options = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs)
+    network, integer = api.load(float_model), api.read(int8_model)
+    data = api.calibration(float_model, calibration)
+    with Progress(quiet=as_json) as progress:
+        document = api.certify(
+            network, integer, data, radius, samples, region, domain, options, progress.stage("certify")  # type: ignore[arg-type]
+        )  # fmt: skip
+    if output is not None:
+        write_certificate(document, output)
+    if as_json:
+        click.echo(json.dumps(document, allow_nan=False))
+    else:
+        print_certificate(document)
+    asked = epsilon is not None or require_top1 is not None
+    failed = bool(document["proof"]["failures"]) or (asked and document["verdict"] != "proved")
+    sys.exit(1 if failed else 0)
+
+
+@main.command()
+@click.argument("int8_model", metavar="INT8", type=opt.FILE)
+@click.option("--calibration", type=opt.FILE, help="Samples as .npz [default: random int8 inputs].")
+@click.option("--inputs", type=int, default=2000, show_default=True, help="Number of random inputs without samples.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@opt.as_json
+def compare(int8_model: Path, calibration: Path | None, inputs: int, seed: int, as_json: bool) -> None:
+    """Say how often and by how much TFLite and TFLM disagree on INT8 (they are not the same arithmetic)."""
+    import numpy as np
+
+    from codesign import api
+    from codesign.errors import InputError
+    from codesign.quantization import load_calibration
+    from codesign.semantics import compare_interpreters, quantize_input
+
+    if inputs < 1 or seed < 0:
+        raise InputError("--inputs has to be at least 1 and --seed at least 0")
+    network = api.read(int8_model)
+    if calibration is not None:
+        steps, features = network.input.shape
+        q = quantize_input(network, load_calibration(calibration, (steps, features)).x)
+    else:
+        q = np.random.default_rng(seed).integers(-128, 128, (inputs, *network.input.shape)).astype(np.int8)
+    result = compare_interpreters(network, q)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(
+        f"TFLite ({result['tflite_package']}) differs from TFLM on {result['differing_inputs']} of {result['inputs']} "
+        f"inputs ({100 * result['share']:.1f} %), by at most {result['max_difference']} output steps "
+        f"({result['max_real_difference']:.4g})."
+    )
+    if result["top1_differing_inputs"] is not None:
+        click.echo(f"The top-1 class differs on {result['top1_differing_inputs']} inputs.")
+
+
+@main.command()
+@click.argument("model", type=opt.FILE)
+@click.option("--board", required=True, help="A board that 'codesign boards' lists, or a board file.")
+@click.option("-o", "--output", type=opt.FILE, help="Output folder [default: NAME.deploy in this folder].")
+@click.option("--int8", type=opt.FILE, help="Use this int8 .tflite instead of converting MODEL.")
+@click.option("--port", help="Serial port of an attached board [default: found by USB id, else emulated].")
+@click.option("--emulate", is_flag=True, help="Emulate the board even if one is attached.")
+@click.option("--hil-samples", type=int, help="Samples sent to the board [default: all].")
+@opt.certification
+@opt.calibration
+@opt.as_json
+def deploy(
+    model: Path, board: str, output: Path | None, int8: Path | None, port: str | None, emulate: bool,
+    hil_samples: int | None, radius: str, samples: int, region: str, domain: tuple[float, float] | None,
+    epsilon: float | None, require_top1: float | None, prove: str, prover: str, evaluations: int, seed: int,
+    jobs: int | None, calibration: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Convert, certify, build, run on the board (or its emulation), cross-check and sign off MODEL."""
+    from codesign.cli.progress import Progress
+    from codesign.cli.text import print_signoff
+    from codesign.deploy import DeployOptions, default_output
+    from codesign.deploy import deploy as run
+    from codesign.errors import InputError
+
+    if hil_samples is not None and hil_samples < 1:
+        raise InputError("--hil-samples has to be at least 1: a sign-off without a sample would say nothing")
+    verification = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs)
+    options = DeployOptions(
+        radius, samples, region, domain, verification, hil_samples, int8, calibration, port, emulate or None  # type: ignore[arg-type]
+    )  # fmt: skip
+    folder = output or default_output(model)
+    with Progress(quiet=as_json) as progress:
+        result = run(model, board, folder, options, progress)
+    if as_json:
+        click.echo(json.dumps(result, allow_nan=False))
+    else:
+        print_signoff(result, folder)
+    sys.exit(0 if result["verdict"] == "PASS" else 1)
+
+
+@main.command()
+@opt.as_json
+def boards(as_json: bool) -> None:
+    """List the boards."""
+    from codesign.toolchain import list_boards, load_board
+
+    found = [load_board(name) for name in list_boards()]
+    if as_json:
+        facts = [
+            {"name": b.name, "title": b.title, "core": b.core, "clock_hz": b.clock_hz,
+             "emulator": b.emulator.kind if b.emulator else None} for b in found
+        ]  # fmt: skip
+        click.echo(json.dumps(facts))
+        return
+    width = max(len(b.name) for b in found)
+    for board in found:
+        emulator = f"emulated by {board.emulator.kind}" if board.emulator else "hardware only"
+        click.echo(f"{board.name:<{width}}  {board.title}, {board.core}, {board.clock_hz // 10**6} MHz, {emulator}")
+
+
+@main.command()
+@opt.as_json
+def doctor(as_json: bool) -> None:
+    """List what is present and what is missing on this machine, with the fix."""
+    from dataclasses import asdict
+
+    from codesign.cli.text import print_checks
+    from codesign.doctor import checks
+
+    found = checks()
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in found]))
+    else:
+        print_checks(found)
+    sys.exit(3 if any(check.status == "missing" for check in found) else 0)

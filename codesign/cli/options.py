@@ -1,0 +1,105 @@
+"""Options and parsing that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from codesign.verification import Options
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+
+def domain(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    """Parse LO,HI."""
+    if value is None:
+        return None
+    parts = value.split(",")
+    try:
+        lo, hi = (float(part) for part in parts)
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a range; give LO,HI, for example --domain=-1,1") from None
+    return lo, hi
+
+
+def certification(command: F) -> F:
+    """The options of a certification, in the order of --help."""
+    options = [
+        click.option("--radius", default="1lsb", show_default=True, help="L-inf radius in input units, or as 2lsb."),
+        click.option("--samples", type=int, default=50, show_default=True, help="Regions: the first N samples."),
+        click.option(
+            "--region",
+            type=click.Choice(["ball", "domain"]),
+            default="ball",
+            show_default=True,
+            help="Balls around samples, or the whole input domain.",
+        ),
+        click.option("--domain", callback=domain, help="Input range LO,HI of every feature [default: the data's]."),
+        click.option("--epsilon", type=float, help="Criterion: |int8 - float| <= EPSILON on every output."),
+        click.option(
+            "--require-top1", type=float, help="Criterion: top-1 equality proved on this share of regions, 0 to 1."
+        ),
+        click.option(
+            "--prove",
+            type=click.Choice(["audit", "all", "none"]),
+            default="audit",
+            show_default=True,
+            help="Discharge a random sample, all, or none of the proof obligations.",
+        ),
+        click.option(
+            "--prover",
+            type=click.Choice(["auto", "dreal", "icp", "closed-form"]),
+            default="auto",
+            show_default=True,
+            help="Which solver discharges them.",
+        ),
+        click.option("--evaluations", type=int, default=1000, show_default=True, help="Search budget per region."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option(
+            "--jobs", type=int, default=None, help="Processes [default: one per core]; results do not depend on it."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+calibration = click.option(
+    "--calibration", type=FILE, help="Samples x (N, T, D), y (N,) as .npz [default: MODEL's NAME.calib.npz]."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+def verification_options(
+    epsilon: float | None,
+    require_top1: float | None,
+    prove: str,
+    prover: str,
+    evaluations: int,
+    seed: int,
+    jobs: int | None,
+) -> Options:
+    """Options of the verifier from the command line's."""
+    from codesign.errors import InputError
+    from codesign.verification import Criteria, Options
+
+    if jobs is not None and jobs < 1:
+        raise InputError(f"cannot use {jobs} processes; give --jobs N with N at least 1")
+    if evaluations < 1:
+        raise InputError(f"cannot search with {evaluations} evaluations; give --evaluations N with N at least 1")
+    if seed < 0:
+        raise InputError("the seed is negative; give --seed N with N at least 0")
+    return Options(
+        Criteria(epsilon, require_top1),
+        seed,
+        jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count() or 1,
+        evaluations,
+        prove,  # type: ignore[arg-type]
+        prover=prover,
+    )

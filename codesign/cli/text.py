@@ -1,0 +1,77 @@
+"""Results as text for people, on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from codesign.doctor import Check
+
+
+def print_certificate(document: dict[str, Any]) -> None:
+    """What is not proved first, then what is."""
+    summary, proof, criteria = document["summary"], document["proof"], document["criteria"]
+    regions = document["regions"]
+    open_regions = [r for r in regions if r["top1"] != "proved"]
+    for region in open_regions[:10]:
+        reason = f" ({region['reason']})" if region["reason"] else ""
+        click.echo(f"region {region['id']}: top-1 equality {region['top1']}{reason}")
+    if len(open_regions) > 10:
+        click.echo(f"... and {len(open_regions) - 10} more regions without proved top-1 equality")
+    if proof["mode"] == "none":
+        click.echo("NO proof obligation was checked (--prove none): the bounds rest on the verifier alone")
+    else:
+        click.echo(
+            f"proof obligations: {proof['proved']} of {proof['checked']} checked were proved; "
+            f"the bounds rest on {proof['obligations']}"
+        )
+    click.echo(
+        f"bound on |int8 - float|: median {summary['bound_median']:.4g}, largest {summary['bound_max']:.4g} over "
+        f"{summary['regions']} regions; largest observed {summary['observed_max']:.4g} in {summary['evaluations']} "
+        "exact evaluations"
+    )
+    click.echo(
+        f"top-1 equality proved on {100 * summary['top1_share']:.1f} % of {summary['top1_counted']} counted regions; "
+        f"refuted on {summary['top1']['refuted']}, unknown on {summary['top1']['unknown']} of all"
+    )
+    if criteria["epsilon"] is not None:
+        click.echo(f"criterion epsilon {criteria['epsilon']:g}: {criteria['epsilon_verdict']}")
+    if criteria["top1_share"] is not None:
+        click.echo(f"criterion top-1 share {criteria['top1_share']:g}: {criteria['top1_verdict']}")
+    click.echo(f"verdict: {document['verdict']}")
+
+
+def print_signoff(result: dict[str, Any], folder: Path) -> None:
+    """Notes (what is not proved), failures, the figures, the verdict."""
+    if result["emulated"]:
+        click.echo(f"EMULATED: {result['board']} was emulated; no hardware was touched")
+    for note in result.get("notes", []):
+        click.echo(f"note: {note}")
+    for failure in result["failures"]:
+        click.echo(f"FAILED: {failure}")
+    hil = result["hil"]
+    click.echo(
+        f"{hil['samples']} samples on the board: {hil['bit_exact']} bit-exact, {hil['within_bound']} within the bound"
+    )
+    for unit in ("instructions", "cycles"):
+        if hil.get(unit) is not None:
+            click.echo(f"{hil[unit]:,.0f} {unit} per inference (median)")
+    click.echo(
+        f"flash {result['flash_bytes']} bytes, static RAM {result['ram_bytes']} bytes, "
+        f"stack {result['stack_bytes']} bytes"
+    )
+    click.echo(f"report: {folder / 'report.html'}")
+    click.echo(f"verdict: {result['verdict']}")
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """One line a check, and the fix where one is needed."""
+    marks = {"ok": "ok     ", "warning": "warning", "missing": "MISSING"}
+    for check in checks:
+        click.echo(f"{marks[check.status]}  {check.name}: {check.detail}")
+        if check.status != "ok" and check.fix:
+            click.echo(f"         fix: {check.fix}")

@@ -1,0 +1,20 @@
+"""Writing files so that nobody ever sees them half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from codesign.errors import InputError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write through a temporary file beside `path`. InputError where the folder cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be written ({error.strerror}); choose another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -176,6 +176,10 @@ def handmade() -> dict[str, IntegerNetwork]:
     b = dense(rng, a2.output, 3, per_channel=False)
     nets["power"] = network([a2, b])
 
+    # Cell so fine that i * g alone saturates it, and no clipping.
+    a = lstm(rng, tensor((7, 2), 0.2, 4), 6, weight_scale=0.1, cell_shift=-17)
+    nets["fine_cell"] = network([a])
+
     # One step; as many classes as softmax takes.
     a = lstm(rng, tensor((1, 4), 0.02, 0), 3)
     b = dense(rng, last_step(a.output).output, 511, per_channel=False)

@@ -1,6 +1,6 @@
 """Hardware in the loop: the serial protocol, real and emulated boards behind a port name, and the cross-check."""
 
-from codesign.hil.crosscheck import HilResult, cross_check
+from codesign.hil.crosscheck import cross_check
 from codesign.hil.device import Device
 from codesign.hil.protocol import (
     CounterKind,
@@ -11,6 +11,7 @@ from codesign.hil.protocol import (
     Metrics,
     TraceStep,
 )
+from codesign.hil.result import HilResult, load_schema, validate_result, write_result
 from codesign.hil.target import Target, emulator_spec, find_ports, open_target
 
 __all__ = [
@@ -27,5 +28,8 @@ __all__ = [
     "cross_check",
     "emulator_spec",
     "find_ports",
+    "load_schema",
     "open_target",
+    "validate_result",
+    "write_result",
 ]

@@ -14,13 +14,13 @@ import numpy.typing as npt
 from codesign.errors import InputError
 from codesign.hil.divergence import compare_trace, find_divergence
 from codesign.hil.protocol import DeviceError
+from codesign.hil.result import HilResult
 from codesign.hil.target import Target
 from codesign.network.model import FloatNetwork
 from codesign.quantization.integer import Int8Array, IntegerNetwork
 
 FORMAT = "codesign-hil-1"
 FLAG_CLOCK_FALLBACK = 0x0001
-HilResult = dict[str, Any]  # what hil.schema.json describes
 Progress = Callable[[int, int], None]  # samples done, samples in all
 _NAMED_SAMPLES = 5
 

@@ -29,6 +29,7 @@ from codesign.hil.protocol import (
     Identity,
     Inference,
     Metrics,
+    NoReplyError,
     TraceStep,
     encode,
     parse_identity,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.05
 _RESYNC_BYTES = 256
+_START_TIMEOUT = 0.3
 _FAULT = struct.Struct("<BBIII")
 
 
@@ -77,7 +79,8 @@ class Device:
         self.retries = retries
         self._baud = baud
         self._diagnose = diagnose
-        self._sequence = 0
+        # A late reply to an earlier user of the port shall not fit this one's first requests.
+        self._sequence = time.monotonic_ns() % 0xFFFF
         self._decoder = Decoder()
         self._queue: deque[Frame] = deque()
         self._max_request = _RESYNC_BYTES
@@ -103,6 +106,23 @@ class Device:
     def close(self) -> None:
         """Close the port; harmless when repeated."""
         self._serial.close()
+
+    def connect(self, seconds: float = 10.0) -> Identity:
+        """Identify a device that may still be starting, and lose what it is sent until then: ask often, not long."""
+        patience = self.timeout, self.retries
+        limit = time.monotonic() + seconds
+        self.timeout, self.retries = min(self.timeout, _START_TIMEOUT), 0
+        try:
+            while time.monotonic() < limit:
+                try:
+                    return self.identify()
+                except NoReplyError:
+                    continue
+        finally:
+            self.timeout, self.retries = patience
+        raise NoReplyError(
+            f"no valid reply from {self.port} within {seconds:g} s; is the firmware flashed and the port the right one?"
+        )
 
     def identify(self) -> Identity:
         """Who is there: model hash, build id, sizes, board."""
@@ -194,7 +214,9 @@ class Device:
             self._queue.extend(self._decoder.feed(data))
 
     def _refuse(self, command: Command, frame: Frame) -> None:
-        code = frame.payload[0] if frame.payload else 0
+        code, about = (*frame.payload[:2], 0, 0)[:2]
+        if code in (ErrorCode.UNKNOWN_TYPE, ErrorCode.WRONG_LENGTH) and about != command:
+            return  # about bytes that were on the line before
         if code == ErrorCode.BAD_CRC:
             raise _GarbledRequestError
         if code == ErrorCode.UNKNOWN_TYPE:
@@ -237,7 +259,7 @@ class Device:
         if reason := self._reason():
             return DeviceError(f"the device died during {command.name.lower()}: {reason}")
         tries = 1 + self.retries
-        return DeviceError(
+        return NoReplyError(
             f"no valid reply to {command.name.lower()} on {self.port}{where} within {self.timeout:g} s, "
             f"sent {tries} time{'s' if tries > 1 else ''}; is the firmware flashed and the port the right one?"
         )

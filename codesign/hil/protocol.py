@@ -36,6 +36,10 @@ class DeviceError(CodesignError):
     """The device does not answer, answers nonsense, or refuses a request."""
 
 
+class NoReplyError(DeviceError):
+    """Silence, or nothing but noise, until the deadline."""
+
+
 class Command(IntEnum):
     """Request types."""
 

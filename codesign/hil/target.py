@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CounterUnit = Literal["cycles", "instructions", "none"]
 EMULATED_TIMEOUT = 20.0
+CONNECT_SECONDS = 10.0
 NANOSECONDS = 1_000_000_000
 
 
@@ -52,7 +53,7 @@ def find_ports(board: Board) -> list[str]:
     return sorted(port.device for port in list_ports.comports() if (port.vid, port.pid) in wanted)
 
 
-def emulator_spec(board: Board, elf: Path, count_every_instruction: bool = False) -> EmulatorSpec:
+def emulator_spec(board: Board, elf: Path) -> EmulatorSpec:
     """What the board file says about its emulation. InputError where the board has none."""
     if board.emulator is None:
         raise InputError(
@@ -73,7 +74,6 @@ def emulator_spec(board: Board, elf: Path, count_every_instruction: bool = False
         pins=pins,
         alternate_function=serial.af or 0,
         hse_hz=board.clock.hse_hz if board.clock else 0,
-        count_every_instruction=count_every_instruction,
     )
 
 
@@ -110,7 +110,7 @@ def open_target(
             device = Device(port, board.serial.baud, timeout or 5.0)
             description = f"{board.title} on {port}"
         stack.callback(device.close)
-        identity = device.identify()
+        identity = device.connect(timeout or CONNECT_SECONDS)
         if identity.board != board.name:
             raise DeviceError(f"the firmware on {device.port} is for board '{identity.board}', not {board.name}")
         counter, granularity = _counter(board, identity, emulated=port is None)

@@ -2,8 +2,8 @@
 
 Instructions are counted by UC_HOOK_BLOCK: each translated block is decoded once to instruction addresses, and its
 length is added when it runs. Inside a block, the program counter that Unicorn synchronises for memory hooks tells how
-far the block has come, so that a load of CYCCNT sees the exact number of instructions executed before it. Instructions that a
-failed condition in an IT block skips count as executed, as on QEMU with -icount.
+far the block has come, so that a load of CYCCNT sees the exact number of instructions executed before it. Instructions
+that a failed condition in an IT block skips count as executed, as on QEMU with -icount.
 
 What the hardware would refuse and an emulator might let pass is a `BoardFaultError`: unmapped or read-only memory,
 floating point while CPACR disables it, peripherals and registers that are not modelled.
@@ -83,9 +83,7 @@ class Core:
     """The core with its memories. `memories` are (origin, size, writable); the vector table is at the lowest read-only
     memory. `idle(max_seconds)` is called at WFI; it blocks and returns the number of cycles that passed."""
 
-    def __init__(
-        self, image: Image, memories: list[tuple[int, int, bool]], count_every_instruction: bool = False
-    ) -> None:
+    def __init__(self, image: Image, memories: list[tuple[int, int, bool]]) -> None:
         import unicorn
         from unicorn import arm_const
 
@@ -105,7 +103,7 @@ class Core:
         self._blocks: dict[tuple[int, int], tuple[int, ...]] = {}
         self._problem: str | None = None
         self._map(memories)
-        self._hook(count_every_instruction)
+        self._hook()
         vectors = min(origin for origin, _, writable in memories if not writable)
         self._reset(vectors, memories, arm_const.UC_ARM_REG_SP)
 
@@ -123,11 +121,9 @@ class Core:
             try:
                 self.uc.emu_start(self._pc | 1, 0xFFFF_FFFF)
             except self._unicorn.UcError as error:
-                raise self._fault(self._problem or f"the core cannot go on: {error}") from error
-            except BoardFaultError as fault:
-                raise self._fault(str(fault)) from fault
+                self._stop(f"the core cannot go on: {error}")
             if self._problem:
-                raise self._fault(self._problem)
+                raise BoardFaultError(self._problem)
             self.wait()  # Unicorn returns by itself only at WFI
 
     def _reset(self, vectors: int, memories: list[tuple[int, int, bool]], sp_register: int) -> None:
@@ -143,8 +139,12 @@ class Core:
     def _pc(self) -> int:
         return int(self.uc.reg_read(self._pc_register)) & ~1
 
-    def _fault(self, what: str) -> BoardFaultError:
-        return BoardFaultError(f"{what} ({self.image.where(self._pc)}, after {self._retired} instructions)")
+    def _stop(self, problem: str, pc: int | None = None) -> None:
+        """Stop the core; only the first problem counts, as Unicorn may end the block before it stops."""
+        if self._problem is None:
+            where = self.image.where(self._pc if pc is None else pc)
+            self._problem = f"{problem} ({where}, after {self._retired} instructions)"
+        self.uc.emu_stop()
 
     def _map(self, memories: list[tuple[int, int, bool]]) -> None:
         from random import Random
@@ -167,14 +167,9 @@ class Core:
 
     # Counting
 
-    def _hook(self, every_instruction: bool) -> None:
+    def _hook(self) -> None:
         uc, kinds = self.uc, self._unicorn
-        if every_instruction:
-            self.instructions = lambda: self._retired
-            uc.hook_add(kinds.UC_HOOK_CODE, self._on_instruction)
-        else:
-            self.instructions = self._count_to_here
-        uc.hook_add(kinds.UC_HOOK_BLOCK, self._on_block, every_instruction)
+        uc.hook_add(kinds.UC_HOOK_BLOCK, self._on_block)
         # These do nothing: with them, Unicorn brings the program counter up to date before a peripheral is accessed.
         for base, size in ((PERIPHERAL_BASE, PERIPHERAL_SIZE), (SYSTEM_BASE, SYSTEM_SIZE)):
             access = kinds.UC_HOOK_MEM_READ | kinds.UC_HOOK_MEM_WRITE
@@ -182,21 +177,16 @@ class Core:
         uc.hook_add(kinds.UC_HOOK_MEM_INVALID, self._on_invalid_access)
         uc.hook_add(kinds.UC_HOOK_INTR, self._on_exception)
 
-    def _on_instruction(self, _uc: Any, address: int, size: int, _user: Any) -> None:
-        self._retired += 1
-
-    def _on_block(self, uc: Any, address: int, size: int, counted_elsewhere: bool) -> None:
+    def _on_block(self, uc: Any, address: int, size: int, _user: Any) -> None:
         key = (address, size)
         block = self._blocks.get(key)
         if block is None:
             block = self._decode(address, bytes(uc.mem_read(address, size)))
             if not block:
-                uc.emu_stop()
                 return
             self._blocks[key] = block
         self._block = key
-        if not counted_elsewhere:
-            self._retired += len(block)
+        self._retired += len(block)
 
     def _decode(self, address: int, code: bytes) -> tuple[int, ...]:
         """Addresses of a block's instructions; empty, with the problem noted, where it may not run."""
@@ -210,12 +200,15 @@ class Core:
                 continue
             second = code[offset + 2] | code[offset + 3] << 8 if offset + 4 <= len(code) else 0
             if first & 0xEC00 == 0xEC00 and second >> 8 & 0xE == 0xA and not self.floating_point_enabled():
-                self._problem = "a floating-point instruction runs while CPACR disables the FPU: UsageFault NOCP"
+                self._stop(
+                    "a floating-point instruction runs while CPACR disables the FPU: UsageFault NOCP", addresses[-1]
+                )
                 return ()
             offset += 4
         return tuple(addresses)
 
-    def _count_to_here(self) -> int:
+    def instructions(self) -> int:
+        """Instructions executed since reset, up to the one that accesses a peripheral now."""
         block = self._blocks.get(self._block, ())
         pc = self._pc
         ahead = sum(1 for address in block if address >= pc) if block and block[0] <= pc <= block[-1] else 0
@@ -226,42 +219,53 @@ class Core:
     def _on_invalid_access(self, _uc: Any, access: int, address: int, size: int, value: int, _user: Any) -> bool:
         kind = _ACCESS.get(access)
         if kind:
-            self._problem = f"{kind} of {size} bytes at unmapped address 0x{address:08x}"
+            self._stop(f"{kind} of {size} bytes at unmapped address 0x{address:08x}")
         else:
-            self._problem = f"write of {size} bytes to read-only address 0x{address:08x}"
+            self._stop(f"write of {size} bytes to read-only address 0x{address:08x}")
         return False
 
     def _on_exception(self, uc: Any, number: int, _user: Any) -> None:
         names = {2: "SVC", 7: "BKPT", 8: "an exception return"}
-        self._problem = f"{names.get(number, f'exception {number}')}, which this emulator does not model"
-        uc.emu_stop()
+        self._stop(f"{names.get(number, f'exception {number}')}, which this emulator does not model")
 
     # Peripherals
 
     def _read_peripheral(self, _uc: Any, offset: int, size: int, _user: Any) -> int:
-        address = PERIPHERAL_BASE + offset
-        peripheral = self.peripherals.get(address >> _SLOT_BITS)
-        if peripheral is None:
-            raise BoardFaultError(f"read of {size} bytes at 0x{address:08x}, where no peripheral is modelled")
-        word = peripheral.read(address & (1 << _SLOT_BITS) - 4)
-        return word >> 8 * (address & 3) & (1 << 8 * size) - 1
+        return self._read(PERIPHERAL_BASE + offset, size)
 
     def _write_peripheral(self, _uc: Any, offset: int, size: int, value: int, _user: Any) -> None:
-        address = PERIPHERAL_BASE + offset
-        peripheral = self.peripherals.get(address >> _SLOT_BITS)
-        if peripheral is None:
-            raise BoardFaultError(f"write of 0x{value:x} to 0x{address:08x}, where no peripheral is modelled")
-        peripheral.write(address & (1 << _SLOT_BITS) - 4, (value & (1 << 8 * size) - 1) << 8 * (address & 3))
+        self._write(PERIPHERAL_BASE + offset, size, value)
 
     def _read_system(self, _uc: Any, offset: int, size: int, _user: Any) -> int:
-        assert self.system
-        return self.system.read(offset & ~3) >> 8 * (offset & 3) & (1 << 8 * size) - 1
+        return self._read(SYSTEM_BASE + offset, size)
 
     def _write_system(self, _uc: Any, offset: int, size: int, value: int, _user: Any) -> None:
-        assert self.system
-        if size != 4:
-            raise BoardFaultError(f"{size}-byte store to system register 0x{SYSTEM_BASE + offset:08x} is not modelled")
-        self.system.write(offset, value)
+        self._write(SYSTEM_BASE + offset, size, value)
+
+    def _read(self, address: int, size: int) -> int:
+        try:
+            peripheral, offset = self._find(address)
+            word = peripheral.read(offset & ~3)
+        except BoardFaultError as fault:
+            self._stop(str(fault))
+            return 0
+        return word >> 8 * (address & 3) & (1 << 8 * size) - 1
+
+    def _write(self, address: int, size: int, value: int) -> None:
+        try:
+            peripheral, offset = self._find(address)
+            peripheral.write(offset & ~3, (value & (1 << 8 * size) - 1) << 8 * (address & 3))
+        except BoardFaultError as fault:
+            self._stop(str(fault))
+
+    def _find(self, address: int) -> tuple[Peripheral, int]:
+        """The peripheral at an address, and the offset into it. Exceptions may not leave Unicorn's callbacks."""
+        if address >= SYSTEM_BASE and self.system:
+            return self.system, address - SYSTEM_BASE
+        peripheral = self.peripherals.get(address >> _SLOT_BITS)
+        if peripheral is None:
+            raise BoardFaultError(f"access to 0x{address:08x}, where no peripheral is modelled")
+        return peripheral, address & (1 << _SLOT_BITS) - 1
 
 
 class SystemControlSpace:

@@ -52,7 +52,6 @@ class EmulatorSpec:
     pins: tuple[str, ...] = ()
     alternate_function: int = 0
     hse_hz: int = 0
-    count_every_instruction: bool = False  # the slow way to count, against which the fast way is tested
 
 
 class EmulatedBoard:

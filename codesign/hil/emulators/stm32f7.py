@@ -274,7 +274,7 @@ def build_core(spec: dict[str, Any], descriptor: int) -> Core:
     """The whole board, its USART on the file descriptor. BoardFaultError where the ELF does not fit it."""
     image = Image.load(spec["elf"])
     memories = [(m["origin"], m["size"], m["kind"] == "ram") for m in spec["memories"]]
-    core = Core(image, memories, spec["count_every_instruction"])
+    core = Core(image, memories)
     system = SystemControlSpace(core.now)
     core.system = system
     core.floating_point_enabled = system.floating_point_enabled

@@ -164,6 +164,7 @@ REFUSED = {
     "weight scale nan": (lambda: chain_with_lstm(R_scale=[0.01, math.nan, 0.01, 0.01]), "finite positive"),
     "weight scale inf": (lambda: chain_with_lstm(R_scale=[math.inf] * 4), "finite positive"),
     "negative scale": (lambda: chain_with_lstm(scale=-0.1), "finite positive"),
+    "no zero points": (lambda: flat.Chain((4, 3), 0.01, []).relu(0.1, 0), "0 zero points for 1 scales"),
     "zero point": (lambda: chain_with_lstm(zero=200), "outside int8"),
     "huge scales": (lambda: chain_with_lstm(W_scale=[1e6] * 4), "overflow|too large"),
     "tiny hidden scale": (lambda: chain_with_lstm(scale=1e-10), "too small"),
@@ -247,6 +248,16 @@ def test_cifg_and_missing_operands_are_refused(tmp_path):
     chain.b.ops[0][1][5] = 999
     with pytest.raises(InputError, match="tensor 999 does not exist"):
         read(tmp_path, chain.write())
+
+
+@pytest.mark.parametrize(("index", "message"), [(9999, "not there"), (-2, "not there"), (0, "not empty")])
+def test_wild_intermediate_tensors_are_refused(tmp_path, index, message):
+    """The native interpreter follows these indices unchecked."""
+    data = bytearray((FIXTURES / "tiny.tflite").read_bytes())
+    op = tflite.Model.GetRootAsModel(data, 0).Subgraphs(0).Operators(0)
+    op.IntermediatesAsNumpy()[3] = index
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, bytes(data))
 
 
 def test_files_that_are_no_int8_models(tmp_path):

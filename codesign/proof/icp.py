@@ -4,7 +4,7 @@ It knows nothing of the closed forms' lemmas: a target gives enclosures of its v
 over a box of balls, and every step is a general fact of interval analysis. For 'f <= limit on the box', a box
 is
 
-- closed, if the second-order Taylor bound about its centre is at most the limit;
+- closed, if the interval value or the second-order Taylor bound about the centre is at most the limit;
 - shrunk to a face, in every direction where the gradient has one sign;
 - replaced by two opposite faces, in a direction where f is convex;
 - closed, where the Hessian is negative semidefinite, by the tangent plane at a point near the maximum;
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from codesign.proof.functions import working_precision
+from codesign.proof.functions import sigmoid, working_precision
 from codesign.proof.obligation import Obligation
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def _examine(target: Target, box: Box, limit: arb) -> list[Box] | Point | str | 
     balls = [
         flint.arb(x, math.nextafter(r, math.inf)) if r else y for x, y, r in zip(centre, exact, radius, strict=True)
     ]
-    _, gradient, hessian = target(balls)
-    if value + _rise(slope, hessian, radius, free) <= limit:
+    natural, gradient, hessian = target(balls)
+    if natural <= limit or value + _rise(slope, hessian, radius, free) <= limit:
         return None
     faces = list(box)
     for i in free:
@@ -224,16 +224,29 @@ def _residual(obligation: Obligation, sign: int) -> Target:
     return target
 
 
+def _increasing(function: Callable[[arb], arb], t: arb) -> arb:
+    """The image of a ball under an increasing function; from its ends where the ball is wide.
+
+    A ball's radius has 30 bits, so exp of a wide ball reaches below zero and its reciprocal is unbounded.
+    """
+    if t.rad() < 4:
+        return function(t)
+    return function(t.lower()).union(function(t.upper()))
+
+
+def _tanh(t: arb) -> arb:
+    return t.tanh()
+
+
 def _sigmoid_jet(t: arb) -> tuple[arb, arb, arb]:
-    """sigmoid and its two derivatives, by m = sigmoid - 1/2: sigmoid' = 1/4 - m^2, sigmoid'' = -2 m sigmoid'."""
-    s = 1 / (1 + (-t).exp())
-    m = s - 0.5
+    """sigmoid and two derivatives, by m = sigmoid - 1/2: sigmoid' = 1/4 - m^2, sigmoid'' = -2 m sigmoid'."""
+    m = _increasing(sigmoid, t) - 0.5
     first = 0.25 - m**2
-    return s, first, -2 * m * first
+    return m + 0.5, first, -2 * m * first
 
 
 def _tanh_jet(t: arb) -> tuple[arb, arb, arb]:
-    value = t.tanh()
+    value = _increasing(_tanh, t)
     first = 1 - value**2
     return value, first, -2 * value * first
 

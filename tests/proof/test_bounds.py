@@ -114,9 +114,7 @@ def test_one_dimensional_residual_holds_and_is_attained(kind):
         values = [residual_one(kind, z, alpha[i]) for z in grid(zl[i], zu[i], 41)]
         assert all(exact(lo[i]) <= v <= exact(hi[i]) for v in values)
         floats = [float(v) for v in values]
-        allowed = (
-            1e-13 * (1 + abs(alpha[i]) * max(abs(zl[i]), abs(zu[i]))) + 0.05 * ((zu[i] - zl[i]) / 40) ** 2
-        )
+        allowed = 1e-13 * (1 + abs(alpha[i]) * max(abs(zl[i]), abs(zu[i]))) + 0.05 * ((zu[i] - zl[i]) / 40) ** 2
         assert max(floats) >= hi[i] - allowed * 4
         assert min(floats) <= lo[i] + allowed * 4
 
@@ -128,9 +126,7 @@ def test_difference_residual_holds_and_is_attained(kind):
     lo, hi = TWO[kind](zl, zu, dl, du, alpha, beta)
     for i in range(zl.size):
         values = [
-            residual_two(kind, z, d, alpha[i], beta[i])
-            for z in grid(zl[i], zu[i], 15)
-            for d in grid(dl[i], du[i], 15)
+            residual_two(kind, z, d, alpha[i], beta[i]) for z in grid(zl[i], zu[i], 15) for d in grid(dl[i], du[i], 15)
         ]
         assert all(exact(lo[i]) <= v <= exact(hi[i]) for v in values)
         floats = [float(v) for v in values]

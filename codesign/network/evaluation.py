@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 
 from codesign.errors import InputError
 from codesign.network.model import Activation, ActivationKind, Dense, FloatNetwork, Layer, Lstm, Reshape
@@ -80,6 +79,8 @@ def activate(kind: ActivationKind, z: Float64Array) -> Float64Array:
     if kind == "tanh":
         return np.tanh(z)
     if kind == "sigmoid":
+        from scipy.special import expit
+
         return np.asarray(expit(z), dtype=np.float64)
     if kind == "softmax":
         powers = np.exp(z - z.max(axis=-1, keepdims=True))
@@ -110,6 +111,8 @@ def _apply(layer: Layer, value: Float64Array) -> Float64Array:
 
 
 def _lstm(layer: Lstm, x: Float64Array) -> Float64Array:
+    from scipy.special import expit
+
     batch, steps, units = len(x), x.shape[1], layer.units
     W = layer.W.astype(np.float64).reshape(4 * units, layer.features)
     R = layer.R.astype(np.float64).reshape(4 * units, units)

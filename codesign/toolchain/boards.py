@@ -15,7 +15,7 @@ from codesign.resources import resource_dir
 T = TypeVar("T")
 
 DEFAULT_STACK_BYTES = 8192
-CORES = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
+CORES = ("cortex-m3", "cortex-m4", "cortex-m7")
 
 
 @dataclass(frozen=True)

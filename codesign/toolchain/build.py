@@ -184,8 +184,10 @@ def _build_error(log: str, board: Board) -> CodesignError:
 
 
 def _first_error(log: str) -> str:
+    """The most telling line: a compiler's or linker's complaint, else any error, else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    for line in lines:
-        if re.search(r"\berror\b", line, re.IGNORECASE):
-            return line
+    for pattern in (r": (fatal )?error: ", r"undefined reference|multiple definition", r"\berror\b"):
+        for line in lines:
+            if re.search(pattern, line, re.IGNORECASE) and "collect2" not in line:
+                return line
     return lines[-1] if lines else "no output"

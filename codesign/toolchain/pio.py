@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -132,18 +133,23 @@ def run(
     except OSError as error:
         raise CodesignError(f"PlatformIO's directory {core} cannot be written: {error.strerror}") from None
     command = [sys.executable, "-m", "platformio", "run", "--project-dir", str(folder), *arguments]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment(core) | dict(extra or {}),
+        start_new_session=True,
+    )
     try:
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment(core) | dict(extra or {}),
-            timeout=timeout,
-            check=False,
-        )
+        log, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         raise CodesignError(f"PlatformIO did not finish within {timeout:.0f} s") from None
+    finally:
+        if process.poll() is None:  # time-out or Ctrl-C: end SCons and the compilers too
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return subprocess.CompletedProcess(command, process.returncode, log, "")

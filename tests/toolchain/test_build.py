@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,6 +211,27 @@ def test_missing_tools_are_named_with_their_command(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingToolError, match="pip install"):
         pio.require_platformio()
+
+
+@pytest.mark.arm
+def test_a_build_that_hangs_is_ended(tmp_path: Path) -> None:
+    project = generate_project(STUB, load_board("mps2_an386"), tmp_path / "fw")
+    script = project.folder / "platforms" / "codesign-arm" / "builder" / "main.py"
+    script.write_text("import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n")
+    with pytest.raises(CodesignError, match="did not finish within 10 s"):
+        pio.run(project.folder, timeout=10)
+    child = int((project.folder / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while runs(child):
+        assert time.monotonic() < deadline, "the build goes on"
+        time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.fixture

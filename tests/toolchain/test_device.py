@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from toolchain_support import STUB_HASH, frame, identify_fields, qemu, stub_output
+from toolchain_support import STUB, STUB_HASH, frame, identify_fields, qemu, stub_output
 
-from codesign.toolchain import Build
+from codesign.resources import resource_dir
+from codesign.toolchain import Build, build_project, generate_project, load_board
 
 MakeBuild = Callable[[str], Build]
 QEMU_BOARDS = ("mps2_an386", "mps2_an500", "netduinoplus2")
@@ -59,6 +61,21 @@ def test_device_answers(stub_build: MakeBuild, name: str) -> None:
         used, size, invocations, bad = struct.unpack("<IIII", device.ask(0x04).payload)
         assert 64 < used < size == build.stack_size
         assert (invocations, bad) == (5, 1)
+
+
+@needs_qemu
+def test_a_board_of_the_users_own_without_fpu(tmp_path: Path) -> None:
+    """A Cortex-M3 from a board file outside the package."""
+    text = (resource_dir("boards") / "mps2_an386.toml").read_text()
+    for old, new in (("386", "385"), ("cortex-m4", "cortex-m3"), ("fpv4-sp-d16", ""), ('"hard"', '"soft"')):
+        text = text.replace(old, new)
+    (tmp_path / "mine.toml").write_text(text)
+    board = load_board(tmp_path / "mine.toml")
+    build = build_project(generate_project(STUB, board, tmp_path / "fw"), "00" * 32)
+    with qemu(build.elf, machine(build)) as device:
+        assert identify_fields(device.wait_until_up().payload)["board"] == "mps2_an385"
+        q = np.arange(12, dtype=np.int8)
+        assert device.ask(0x02, q.tobytes()).payload[:5] == stub_output(q)
 
 
 @needs_qemu

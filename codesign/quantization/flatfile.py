@@ -7,6 +7,7 @@ translated.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import re
@@ -77,6 +78,14 @@ def _names(enumeration: str) -> dict[int, str]:
     return {v: k for k, v in vars(getattr(tflite, enumeration)).items() if isinstance(v, int)}
 
 
+def _touch(table: Any) -> None:
+    """Calls every accessor of a generated table that takes no index; they raise where the file is damaged."""
+    for name in dir(type(table)):
+        accessor = getattr(table, name)
+        if not name.startswith("_") and inspect.ismethod(accessor) and accessor.__code__.co_argcount == 1:
+            accessor()
+
+
 def _plain(text: bytes | None) -> str:
     """A name from the file that is safe in messages, reports and C comments: one short line of plain characters."""
     return re.sub(r"[^A-Za-z0-9_./:; -]", "_", (text or b"")[:100].decode("ascii", "replace"))
@@ -142,14 +151,25 @@ class TfliteFile:
 
     def _walk(self) -> None:
         """Visits everything else in the file: native interpreters read it all, and trust it."""
+        import tflite
+
         model, graph = self._model, self._graph
-        _ = model.Description(), graph.Name()
+        _touch(model)
+        _touch(graph)
         for i in range(self._bounded(model.BuffersLength(), MAX_TENSORS, "buffers")):
-            _ = model.Buffers(i).DataAsNumpy()
+            _touch(model.Buffers(i))
         for i in range(self.tensor_count):
             self.data_length(self.tensor(i))
+            _touch(graph.Tensors(i))
+            if graph.Tensors(i).Quantization() is not None:
+                _touch(graph.Tensors(i).Quantization())
+        for op in self.operators:
+            _touch(graph.Operators(op.index))
+            if hasattr(tflite, op.options_kind) and op.options is not None:
+                _touch(self.options(op, op.options_kind))
         for i in range(self._bounded(model.MetadataLength(), MAX_OPERATORS, "metadata entries")):
             entry = model.Metadata(i)
+            _touch(entry)
             if entry.Name() == b"COMPRESSION_METADATA":
                 raise self.refuse("compressed tensors are not supported; convert without compression.")
             if not 0 <= entry.Buffer() < model.BuffersLength():
@@ -157,15 +177,15 @@ class TfliteFile:
         for i in range(self._bounded(model.MetadataBufferLength(), MAX_TENSORS, "metadata buffers")):
             _ = model.MetadataBuffer(i)
         for i in range(self._bounded(model.OperatorCodesLength(), MAX_OPERATORS, "operator codes")):
-            _ = model.OperatorCodes(i).CustomCode()
+            _touch(model.OperatorCodes(i))
         for i in range(self._bounded(model.SignatureDefsLength(), 8, "signatures")):
             signature = model.SignatureDefs(i)
-            _ = signature.SignatureKey()
+            _touch(signature)
             maps = [signature.Inputs(k) for k in range(self._bounded(signature.InputsLength(), 64, "signature inputs"))]
             count = self._bounded(signature.OutputsLength(), 64, "signature outputs")
             maps += [signature.Outputs(k) for k in range(count)]
             for entry in maps:
-                _ = entry.Name()
+                _touch(entry)
                 if not 0 <= entry.TensorIndex() < self.tensor_count:
                     raise self.refuse("a signature names no tensor: the file is damaged.")
             if signature.SubgraphIndex() != 0:
@@ -240,11 +260,6 @@ class TfliteFile:
                 dimension = int(quantization.QuantizedDimension())
                 if quantization.DetailsType() != 0:
                     raise self.refuse(f"tensor '{name}' has a custom quantization, which is not supported.")
-                for length, values in (
-                    (quantization.MinLength(), quantization.MinAsNumpy),
-                    (quantization.MaxLength(), quantization.MaxAsNumpy),
-                ):
-                    _ = values() if self._bounded(length, MAX_ELEMENTS, f"ranges of tensor '{name}'") else None
             return Tensor(
                 index=index,
                 name=name,

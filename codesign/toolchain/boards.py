@@ -79,11 +79,15 @@ class Clock:
 
 @dataclass(frozen=True)
 class Flashing:
-    """How a real board is programmed: openocd scripts, and the (vendor, product) USB ids of its debug probe."""
+    """How a real board is programmed: openocd scripts, and the (vendor, product) USB ids of its debug probe.
+
+    `device_id` is (address, value): the low 12 bits that the chip has to show there before it is programmed.
+    """
 
     method: Literal["openocd"]
     config: tuple[str, ...]
     usb: tuple[tuple[int, int], ...]
+    device_id: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -388,8 +392,15 @@ def _flashing(table: _Table | None) -> Flashing | None:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(n, int) for n in pair):
             raise table.fail("'usb' has to be a list of [vendor, product] numbers")
         usb.append((pair[0], pair[1]))
+    device = table.table("device_id")
+    device_id = None
+    if device is not None:
+        device_id = (device.positive("address"), device.positive("value"))
+        if device_id[0] >= 1 << 32 or device_id[1] >= 1 << 12:
+            raise device.fail("'address' takes 32 bits and 'value' 12")
+        device.done()
     table.done()
-    return Flashing("openocd", config, tuple(usb))
+    return Flashing("openocd", config, tuple(usb), device_id)
 
 
 def _emulator(table: _Table | None) -> Emulator | None:

@@ -81,7 +81,7 @@ def _project_files(model: Mapping[str, bytes], board: Board) -> dict[str, bytes]
                 files[f"src/board/{path.name}"] = path.read_bytes()
     files["cortex_m.ld"] = (firmware / "boards" / "common" / "cortex_m.ld").read_bytes()
     files["memory.ld"] = _memory_script(board).encode()
-    for name in ("platform.json", "platform.py", "builder/main.py"):
+    for name in ("platform.json", "platform.py", "builder/main.py", "openocd_check.cfg"):
         files[f"platforms/{PLATFORM}/{name}"] = (firmware / "platform" / name).read_bytes()
     files[f"boards/{board.name}.json"] = (json.dumps(_manifest(board), indent=2) + "\n").encode()
     files["platformio.ini"] = _platformio_ini(board).encode()
@@ -162,6 +162,8 @@ def _manifest(board: Board) -> dict[str, object]:
             "protocols": [board.flashing.method],
             "openocd_config": list(board.flashing.config),
         }
+        if board.flashing.device_id is not None:
+            upload["device_id"] = [f"{number:#x}" for number in board.flashing.device_id]
     return {
         "name": board.title,
         "vendor": board.vendor,

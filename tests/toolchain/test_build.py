@@ -18,6 +18,7 @@ from toolchain_support import STUB, TINY
 from codesign.errors import CodesignError, InputError, MissingToolError
 from codesign.quantization import read_integer_network
 from codesign.quantization.integer import IntegerNetwork, IntLstm
+from codesign.resources import resource_dir
 from codesign.toolchain import Build, build, build_project, generate_project, list_boards, load_board, pio, upload
 from codesign.toolchain.build import check_fits
 from codesign.toolchain.project import MARKER
@@ -255,12 +256,16 @@ def test_upload_runs_openocd(stub_build: MakeBuild, fake_openocd: Path, monkeypa
 
     monkeypatch.setattr("serial.tools.list_ports.comports", lambda: [Port()])
     result = stub_build("nucleo_f746")
-    program = f"program {{{result.elf.relative_to(result.folder)}}} verify reset exit"
+    check = "platforms/codesign-arm/openocd_check.cfg"
+    scripts = ["-f", "board/st_nucleo_f7.cfg", "-f", check]
+    elf = result.elf.relative_to(result.folder)
+    program = f"init; codesign_require_device 0xe0042000 0x449; program {{{elf}}} verify reset exit"
     upload(result, result.board, None)
-    assert (fake_openocd / "arguments").read_text().splitlines() == ["-f", "board/st_nucleo_f7.cfg", "-c", program]
+    assert (fake_openocd / "arguments").read_text().splitlines() == [*scripts, "-c", program]
     upload(result, result.board, "/dev/ttyACM7")
     arguments = (fake_openocd / "arguments").read_text().splitlines()
-    assert arguments == ["-f", "board/st_nucleo_f7.cfg", "-c", "adapter serial 066DFF515155878281", "-c", program]
+    probe = ["-c", "adapter serial 066DFF515155878281"]
+    assert arguments == [*scripts[:2], *probe, *scripts[2:], "-c", program]
     (fake_openocd / "code").write_text("1")
     with pytest.raises(CodesignError, match="flashing NUCLEO-F746ZG failed"):
         upload(result, result.board, None)
@@ -285,3 +290,21 @@ def test_openocd_knows_the_boards_scripts(name: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert result.returncode == 0, result.stderr
     assert "program" in result.stderr.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("openocd") is None, reason="openocd is not installed")
+def test_a_foreign_chip_is_not_programmed() -> None:
+    def check(idcode: int) -> subprocess.CompletedProcess[str]:
+        memory = f"proc mrw {{ address }} {{ return {idcode:#x} }}"
+        device = load_board("nucleo_f746").flashing.device_id
+        run = f"codesign_require_device {device[0]:#x} {device[1]:#x}; echo programmed; shutdown"
+        script = str(resource_dir("firmware") / "platform" / "openocd_check.cfg")
+        command = ["openocd", "-f", script, "-c", memory, "-c", run]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    right, wrong = check(0x10016449), check(0x10006421)
+    assert right.returncode == 0, right.stderr
+    assert "programmed" in right.stderr
+    assert wrong.returncode != 0
+    assert "programmed" not in wrong.stderr
+    assert "device id 0x421, not 0x449" in wrong.stderr

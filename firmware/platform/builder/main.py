@@ -86,10 +86,14 @@ if protocol == "openocd":
         scripts += ["-f", script]
     if os.environ.get("CODESIGN_PROBE_SERIAL"):
         scripts += ["-c", "adapter serial " + os.environ["CODESIGN_PROBE_SERIAL"]]
+    check = ""
+    if board.get("upload.device_id", None):
+        scripts += ["-f", join("platforms", "codesign-arm", "openocd_check.cfg")]
+        check = "init; codesign_require_device {} {}; ".format(*board.get("upload.device_id"))
     env.Replace(
         UPLOADER="openocd",
         UPLOADERFLAGS=scripts,
-        UPLOADCMD='$UPLOADER $UPLOADERFLAGS -c "program {$SOURCE} verify reset exit"',
+        UPLOADCMD=f'$UPLOADER $UPLOADERFLAGS -c "{check}program {{$SOURCE}} verify reset exit"',
     )
     actions = [env.VerboseAction("$UPLOADCMD", "Uploading $SOURCE")]
 elif protocol == "":

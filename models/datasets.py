@@ -20,7 +20,7 @@ def read_ts(name: str, part: str) -> tuple[Series, list[str]]:
     """
     spec = importlib.util.find_spec("aeon")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("package aeon is missing: pip install --no-deps aeon")
+        raise SystemExit("package aeon is missing: pip install --no-deps aeon==1.6.0")
     path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / name / f"{name}_{part}.ts"
     series: Series = []
     labels: list[str] = []

@@ -22,7 +22,7 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
     print(f"{path.name}: {path.stat().st_size} bytes")
 
 
-def save_model(trained: Trained, input_shape: tuple[int, int], activation: str, path: Path, keras_version: int) -> None:
+def save_model(trained: Trained, input_shape: tuple[int, ...], activation: str, path: Path, keras_version: int) -> None:
     """LSTM layers and a Dense with `activation`, saved by Keras 2 (tf_keras) or Keras 3 in the format of the suffix."""
     if keras_version == 2:
         import tf_keras as keras

@@ -26,15 +26,25 @@ def features(part: str, starts: range) -> tuple[FloatArray, IntArray]:
     return x, np.array([ACTIVITIES.index(label) for label in labels for _ in starts], np.int64)
 
 
+def load() -> tuple[tuple[FloatArray, IntArray], tuple[FloatArray, IntArray]]:
+    """Training part and test part, each (x, y)."""
+    return features("TRAIN", range(0, 61, 4)), features("TEST", range(0, 61, 20))
+
+
+def calibration(y_test: IntArray) -> IntArray:
+    """Indices of the test windows that the calibration file keeps: all."""
+    return np.arange(len(y_test))
+
+
 def main() -> None:
     folder = output_folder(__doc__)
     configure(SETTINGS.seed)
-    x, y = features("TRAIN", range(0, 61, 4))
-    x_test, y_test = features("TEST", range(0, 61, 20))
+    (x, y), (x_test, y_test) = load()
     trained = train(x, y, len(ACTIVITIES), SETTINGS)
     report(trained, SETTINGS, train=(x, y), test=(x_test, y_test))
     save_model(trained, x.shape[1:], "softmax", folder / "motion.h5", keras_version=2)
-    save_calibration(x_test, y_test, folder / "motion.calib.npz")
+    chosen = calibration(y_test)
+    save_calibration(x_test[chosen], y_test[chosen], folder / "motion.calib.npz")
 
 
 if __name__ == "__main__":

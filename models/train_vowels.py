@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Series, read_ts
+from datasets import FloatArray, IntArray, Series, read_ts
 from saving import balanced, output_folder, report, save_calibration, save_model
 from training import Settings, configure, train
 
@@ -26,9 +26,8 @@ def resample(series: Series) -> npt.NDArray[np.float64]:
     return np.stack(out)
 
 
-def main() -> None:
-    folder = output_folder(__doc__)
-    configure(SETTINGS.seed)
+def load() -> tuple[tuple[FloatArray, IntArray], tuple[FloatArray, IntArray]]:
+    """Training part and test part, each (x, y)."""
     series, labels = read_ts("JapaneseVowels", "TRAIN")
     test_series, test_labels = read_ts("JapaneseVowels", "TEST")
     low, high = np.quantile(np.concatenate(series), (0.005, 0.995), axis=0)
@@ -37,8 +36,20 @@ def main() -> None:
         for s in (series, test_series)
     )
     y, y_test = (np.array(part, np.int64) - 1 for part in (labels, test_labels))
+    return (x, y), (x_test, y_test)
+
+
+def calibration(y_test: IntArray) -> IntArray:
+    """Indices of the test utterances that the calibration file keeps."""
+    return balanced(y_test, 20)
+
+
+def main() -> None:
+    folder = output_folder(__doc__)
+    configure(SETTINGS.seed)
+    (x, y), (x_test, y_test) = load()
     trained = train(x, y, 9, SETTINGS)
-    chosen = balanced(y_test, 20)
+    chosen = calibration(y_test)
     x_chosen, y_chosen = x_test[chosen], y_test[chosen]
     report(trained, SETTINGS, train=(x, y), test=(x_test, y_test), calibration=(x_chosen, y_chosen))
     save_model(trained, x.shape[1:], "softmax", folder / "vowels.h5", keras_version=2)

@@ -28,7 +28,7 @@ IntArray = npt.NDArray[np.int64]
 TABLE_ERROR = 1.5 * 2.0**-15  # sigmoid table; the tanh table's is 2.44 * 2^-15
 TANH_TABLE_ERROR = 2.5 * 2.0**-15
 GATE_ERROR = 2.0 * 2.0**-12  # two fixed-point products rounded to Q3.12
-CELL_ERROR = 2.0**-12  # two products rounded to the cell scale 2^-12 (at most 2^-12 in the sample models)
+CELL_ERROR = 2.0**-11  # two products rounded to the cell scale, 2^-11 or finer in the sample models
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Hardware in the loop: the serial protocol, real and emulated boards behind a port name, and the cross-check."""
 
+from codesign.hil import mutate
 from codesign.hil.crosscheck import cross_check
 from codesign.hil.device import Device
 from codesign.hil.protocol import (
@@ -29,6 +30,7 @@ __all__ = [
     "emulator_spec",
     "find_ports",
     "load_schema",
+    "mutate",
     "open_target",
     "validate_result",
     "write_result",

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from hil_support import Model, load_model
+from hil_support import Model, load_model, need_toolchain
 
 if TYPE_CHECKING:
     from codesign.toolchain import Build
@@ -19,9 +18,7 @@ def tiny() -> Model:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Build]:
     """Builds the firmware of a fixture for a board, once a session."""
-    if shutil.which("arm-none-eabi-gcc") is None:
-        pytest.skip("arm-none-eabi-gcc is not installed")
-    pytest.importorskip("platformio", reason="platformio is not installed")
+    need_toolchain()
     from codesign.toolchain import build, load_board
 
     done: dict[tuple[str, str], Build] = {}

@@ -39,6 +39,7 @@ class FakeDevice:
         build_id: bytes = bytes(range(16)),
         model_hash: bytes | None = None,
         protocol: int = 1,
+        board: str = "fake",
     ) -> None:
         self.network = network
         self.fault = fault
@@ -46,6 +47,7 @@ class FakeDevice:
         self.build_id = build_id
         self.model_hash = model_hash or bytes.fromhex(network.sha256)
         self.protocol = protocol
+        self.board = board
         self.requests: list[int] = []
         self.master, self.slave = pty.openpty()
         tty.setraw(self.slave)
@@ -99,7 +101,7 @@ class FakeDevice:
             layers = sum(isinstance(op, IntLstm) for op in network.ops)
             identity = struct.pack("<HH", self.protocol, 0) + self.model_hash + self.build_id
             identity += struct.pack("<IIHHHBBI", size, outputs, steps, features, layers, 2, 1, 1_000_000)
-            return frame(0x81, sequence, identity + b"fake")
+            return frame(0x81, sequence, identity + self.board.encode())
         if kind == 4:
             return frame(0x84, sequence, struct.pack("<IIII", 100, 1000, self.requests.count(2), 0))
         if kind == 5:

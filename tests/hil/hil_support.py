@@ -42,6 +42,12 @@ def need_emulator(kind: str) -> None:
         pytest.skip("qemu-system-arm is not installed")
 
 
+def need_toolchain() -> None:
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is not installed")
+    pytest.importorskip("platformio", reason="platformio is not installed")
+
+
 def assemble(text: str, folder: Path, flash: int = 0x0800_0000, stack: int = 0x2000_1000) -> Path:
     """An ELF whose reset handler is the given Thumb assembly."""
     if shutil.which("arm-none-eabi-gcc") is None:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hil_support import assemble, load_model, need_emulator, processes_with, wait_until_gone
+from hil_support import assemble, load_model, need_emulator, need_toolchain, processes_with, wait_until_gone
 
 from codesign.errors import InputError, MissingToolError
 from codesign.hil import Device, DeviceError, emulator_spec, open_target
 from codesign.hil.emulators import EmulatedBoard, EmulatorSpec, MemoryRegion
+from codesign.quantization.integer import IntLstm
 from codesign.semantics import quantize_input, simulate
-from codesign.toolchain import load_board
+from codesign.toolchain import build, load_board
 
 if TYPE_CHECKING:
     from codesign.toolchain import Build
@@ -62,9 +63,9 @@ def test_firmware_is_bit_exact(kind: str, board: str, model: str, samples: int, 
     rng = np.random.default_rng(1)
     q = rng.integers(-128, 128, (samples, *networks.integer.input.shape)).astype(np.int8)
     q[0], q[1] = -128, 127
-    build = built(model, board)
+    firmware = built(model, board)
     reference = simulate(networks.integer, q).reshape(samples, -1)
-    with open_target(build, emulate=True) as target:
+    with open_target(firmware, emulate=True) as target:
         assert target.emulated
         assert target.description.startswith("EMULATED")
         assert target.counter == "instructions"
@@ -76,10 +77,10 @@ def test_firmware_is_bit_exact(kind: str, board: str, model: str, samples: int, 
     assert metrics.bad_frames == 0
 
 
-def counts(build: Build, samples: int = 8) -> list[int | None]:
+def counts(firmware: Build, samples: int = 8) -> list[int | None]:
     networks = load_model("tiny")
     q = quantize_input(networks.integer, networks.x[:samples])
-    with open_target(build, emulate=True) as target:
+    with open_target(firmware, emulate=True) as target:
         return [target.count(target.device.infer(sample)) for sample in q]
 
 
@@ -142,24 +143,36 @@ def test_qemu_counts_a_loop_of_known_length(rounds: int, tmp_path: Path) -> None
     assert abs(ticks * 40 - (2 * rounds + 1)) <= 40
 
 
-def test_inference_of_usual_size_is_fast(built: Built) -> None:
-    """The slowest sample of the suite's largest model, well under a second."""
+def test_inference_of_usual_size_is_exact_and_fast(tmp_path: Path) -> None:
+    """28 steps of 28 features, 20 units: 107,520 multiplications in the LSTM."""
     need_emulator("unicorn")
-    networks = load_model("stacked")
-    q = quantize_input(networks.integer, networks.x[:1])[0]
-    with open_target(built("stacked", "nucleo_f746"), emulate=True) as target:
-        target.device.infer(q)  # translates the code
+    need_toolchain()
+    tiny = load_model("tiny").integer
+    lstm = tiny.ops[0]
+    assert isinstance(lstm, IntLstm)
+    rng = np.random.default_rng(0)
+    source = dataclasses.replace(tiny.input, shape=(28, 28))
+    output = dataclasses.replace(lstm.output, shape=(28, 20))
+    weights = [rng.integers(-127, 128, (4, 20, n)).astype(np.int8) for n in (28, 20)]
+    bias = rng.integers(-2000, 2000, (4, 20)).astype(np.int32)
+    lstm = dataclasses.replace(lstm, input=source, output=output, W=weights[0], R=weights[1], b=bias)
+    network = dataclasses.replace(tiny, input=source, output=output, ops=(lstm,))
+    q = rng.integers(-128, 128, (3, 28, 28)).astype(np.int8)
+    with open_target(build(network, load_board("nucleo_f746"), tmp_path), emulate=True) as target:
+        outputs = [target.device.infer(sample).output for sample in q]
         begun = time.monotonic()
-        inference = target.device.infer(q)
+        inference = target.device.infer(q[0])
         seconds = time.monotonic() - begun
-    assert inference.count / seconds > 200_000
+    assert np.array_equal(np.stack(outputs), simulate(network, q).reshape(3, -1))
+    assert inference.count > 107_520
+    assert seconds < 2.0
 
 
 def test_idle_emulator_sleeps(built: Built) -> None:
     need_emulator("unicorn")
-    build = built("tiny", "nucleo_f746")
-    with open_target(build, emulate=True):
-        (process,) = processes_with(str(build.elf))
+    firmware = built("tiny", "nucleo_f746")
+    with open_target(firmware, emulate=True):
+        (process,) = processes_with(str(firmware.elf))
 
         def ticks() -> int:
             fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
@@ -172,8 +185,8 @@ def test_idle_emulator_sleeps(built: Built) -> None:
 
 def test_port_can_be_opened_again(built: Built) -> None:
     need_emulator("unicorn")
-    build = built("tiny", "nucleo_f746")
-    with open_target(build, emulate=True) as target:
+    firmware = built("tiny", "nucleo_f746")
+    with open_target(firmware, emulate=True) as target:
         target.device.close()
         for _ in range(3):
             with Device(target.port) as device:
@@ -198,23 +211,23 @@ def test_firmware_survives_garbage(built: Built) -> None:
 @pytest.mark.parametrize(("kind", "board"), BOARDS)
 def test_no_process_is_left_when_the_user_raises(kind: str, board: str, built: Built) -> None:
     need_emulator(kind)
-    build = built("tiny", board)
+    firmware = built("tiny", board)
 
     def use() -> None:
-        with open_target(build, emulate=True):
-            assert processes_with(str(build.elf))
+        with open_target(firmware, emulate=True):
+            assert processes_with(str(firmware.elf))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         use()
-    assert processes_with(str(build.elf)) == []
+    assert processes_with(str(firmware.elf)) == []
 
 
 @pytest.mark.parametrize(("kind", "board"), BOARDS)
 def test_no_process_is_left_when_the_host_is_killed(kind: str, board: str, built: Built) -> None:
     need_emulator(kind)
-    build = built("tiny", board)
-    spec = repr(emulator_spec(load_board(board), build.elf))
+    firmware = built("tiny", board)
+    spec = repr(emulator_spec(load_board(board), firmware.elf))
     script = (
         "import os, time\nfrom codesign.hil.emulators import EmulatedBoard, EmulatorSpec, MemoryRegion\n"
         f"board = EmulatedBoard({spec})\nprint(board.port, flush=True)\ntime.sleep(60)\n"
@@ -223,13 +236,13 @@ def test_no_process_is_left_when_the_host_is_killed(kind: str, board: str, built
     try:
         assert host.stdout
         assert host.stdout.readline().startswith(b"/dev/pts/")
-        assert processes_with(str(build.elf))
+        assert processes_with(str(firmware.elf))
     finally:
         host.send_signal(signal.SIGKILL)
         host.wait()
         if host.stdout:
             host.stdout.close()
-    assert wait_until_gone(str(build.elf))
+    assert wait_until_gone(str(firmware.elf))
 
 
 def test_busy_firmware_is_ended_too(tmp_path: Path) -> None:
@@ -243,9 +256,9 @@ def test_busy_firmware_is_ended_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["unicorn", "qemu"])
 def test_dead_emulator_is_reported_by_the_link(kind: str, built: Built) -> None:
     need_emulator(kind)
-    build = built("tiny", dict(BOARDS)[kind])
-    with open_target(build, emulate=True, timeout=5.0) as target:
-        for process in processes_with(str(build.elf)):
+    firmware = built("tiny", dict(BOARDS)[kind])
+    with open_target(firmware, emulate=True, timeout=5.0) as target:
+        for process in processes_with(str(firmware.elf)):
             os.kill(process, signal.SIGKILL)
         with pytest.raises(DeviceError, match="died during identify: the emulator ended with exit code"):
             target.device.identify()

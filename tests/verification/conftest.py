@@ -1,0 +1,20 @@
+from pathlib import Path
+
+import pytest
+
+from codesign.network import load_network
+from codesign.quantization import load_calibration, read_integer_network
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def pair():
+    """(float network, integer network, calibration data) of a fixture, by name."""
+
+    def load(name):
+        network = load_network(FIXTURES / f"{name}.h5")
+        integer = read_integer_network(FIXTURES / f"{name}.tflite")
+        return network, integer, load_calibration(FIXTURES / f"{name}.calib.npz", network.input_shape)
+
+    return load

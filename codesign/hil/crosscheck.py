@@ -244,9 +244,7 @@ def _judge(found: _Findings, total: int) -> None:
         s["index"] for s in samples if s["top1"] and s["top1"]["certified"] == "proved" and not s["top1"]["equal"]
     ]
     if flipped:
-        failures.append(
-            f"{_some(flipped, total)} with another top-1 class than the float model, against the certificate"
-        )
+        failures.append(f"{_some(flipped, total)} of another top-1 class than certified")
     if len(samples) < total and not failures:
         failures.append(f"only {len(samples)} of {total} samples were run")
 
@@ -313,6 +311,8 @@ def _by_sample(regions: Sequence[Mapping[str, Any]], count: int, outputs: int) -
         new = None if bound is None else np.asarray(bound, np.float64).reshape(-1)
         if new is not None and new.shape != (outputs,):
             raise InputError(f"a region has {new.size} bounds for {outputs} outputs")
+        if new is not None and not np.all(np.isfinite(new)):
+            raise InputError("a region's bound is not a finite number; leave the bound out where there is none")
         for index in range(count) if sample is None else (sample,):
             old = holds[index]
             both = [b for b in (old.bound, new) if b is not None]

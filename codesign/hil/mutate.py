@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.errors import InputError
-from codesign.hil.result import write_file
+from codesign.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def overwrite(elf: Path, mutant: Path, symbol: str, offset: int, data: bytes) ->
     if content[place : place + len(data)] == data:
         raise InputError(f"{symbol} holds these bytes already; that would be no mutation")
     content[place : place + len(data)] = data
-    write_file(mutant, bytes(content))
+    write_atomically(mutant, bytes(content))
 
 
 def flip_bit(elf: Path, mutant: Path, symbol: str, byte: int, bit: int) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from codesign.errors import InputError
+from codesign.files import write_atomically
 
 HilResult = dict[str, Any]  # what hil.schema.json describes
 
@@ -33,14 +33,4 @@ def validate_result(result: HilResult) -> None:
 def write_result(result: HilResult, path: Path) -> None:
     """Validate and write hil.json; never half-written."""
     validate_result(result)
-    write_file(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half-written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())

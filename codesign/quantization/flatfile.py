@@ -80,10 +80,18 @@ def _names(enumeration: str) -> dict[int, str]:
 
 def _touch(table: Any) -> None:
     """Calls every accessor of a generated table that takes no index; they raise where the file is damaged."""
-    for name in dir(type(table)):
-        accessor = getattr(table, name)
-        if not name.startswith("_") and inspect.ismethod(accessor) and accessor.__code__.co_argcount == 1:
-            accessor()
+    for name in _plain_accessors(type(table)):
+        getattr(table, name)()
+
+
+@cache
+def _plain_accessors(kind: type) -> tuple[str, ...]:
+    members = inspect.getmembers(kind, inspect.isfunction)
+    return tuple(
+        n
+        for n, f in members
+        if not n.startswith("_") and f.__code__.co_varnames[:1] == ("self",) and f.__code__.co_argcount == 1
+    )
 
 
 def _plain(text: bytes | None) -> str:
@@ -240,6 +248,8 @@ class TfliteFile:
                 raise self.refuse(f"tensor {index} does not exist: the file is damaged.")
             raw = self._graph.Tensors(index)
             name = _plain(raw.Name()) or f"tensor {index}"
+            if raw.Type() not in _names("TensorType"):
+                raise self.refuse(f"tensor '{name}' has the unknown type {raw.Type()}.")
             if raw.VariantTensorsLength():
                 raise self.refuse(f"tensor '{name}' is a variant, which is not supported.")
             rank = self._bounded(raw.ShapeLength(), MAX_RANK, f"dimensions of tensor '{name}'")
@@ -265,7 +275,7 @@ class TfliteFile:
                 name=name,
                 dims=dims,
                 signature=tuple(int(raw.ShapeSignature(i)) for i in range(signature_rank)),
-                dtype=_names("TensorType").get(raw.Type(), f"type {raw.Type()}").lower(),
+                dtype=_names("TensorType")[raw.Type()].lower(),
                 scales=scales,
                 zero_points=zero_points,
                 quantized_dimension=dimension,

@@ -278,7 +278,7 @@ def test_damaged_files_raise_input_error_or_give_a_consistent_network(tmp_path, 
     content = (FIXTURES / f"{name}.tflite").read_bytes()
     rng = np.random.default_rng(7)
     accepted, refusals = 0, []
-    for k in range(600):
+    for k in range(400):
         data = bytearray(content)
         if k % 4 == 0:
             for at in rng.integers(0, len(data), rng.integers(1, 8)):

@@ -80,7 +80,7 @@ def _names(enumeration: str) -> dict[int, str]:
 
 def _touch(table: Any) -> None:
     """Calls every accessor of a generated table that takes no index; they raise where the file is damaged."""
-    for name in _plain_accessors(type(table)):
+    for name in _plain_accessors(table.__class__):
         getattr(table, name)()
 
 

@@ -1,0 +1,108 @@
+"""Reading the evidence: every value with its kind, every problem noted as a failure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from codesign.signoff.wording import some
+
+Status = Literal["proved", "refuted", "unknown"]
+Evidence = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A certified region, as its entry in the certificate states it."""
+
+    name: str
+    radius: float | None
+    sample: int | None
+    bound: tuple[float, ...]
+    observed: tuple[float, ...]
+    top1: Status
+    top1_class: int | None
+    counted: bool
+
+
+@dataclass
+class Reader:
+    """Collects failures while reading."""
+
+    failures: list[str] = field(default_factory=list)
+    contradicted: bool = False
+
+    def take(self, data: object, where: str, *path: str | int, kind: str) -> Any:
+        """The value at `path` if it is of that kind, else None and a failure."""
+        value = data
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) and isinstance(key, str) else None
+        if not is_kind(value, kind):
+            problem = "lacks" if value is None else "has no valid"
+            self.failures.append(f"{where} {problem} '{'/'.join(map(str, path))}'")
+            return None
+        return value
+
+    def regions(self, certificate: Evidence | None) -> list[Region]:
+        if not isinstance(certificate, Mapping):
+            self.failures.append("there is no certificate")
+            return []
+        entries = self.take(certificate, "the certificate", "regions", kind="list")
+        found = [r for k, entry in enumerate(entries or []) if (r := self._region(entry, k)) is not None]
+        if entries is not None and not entries:
+            self.failures.append("the certificate has no region: it proves nothing")
+        beaten = [r.name for r in found if any(o > b for o, b in zip(r.observed, r.bound, strict=True))]
+        if beaten:
+            self.contradicted = True
+            self.failures.append(f"the search found an error above the certified bound in {some(beaten, 'region')}")
+        return found
+
+    def _region(self, entry: object, number: int) -> Region | None:
+        where = f"region {number} of the certificate"
+        before = len(self.failures)
+        name = self.take(entry, where, "id", kind="text")
+        bound = self.take(entry, where, "bound", kind="numbers")
+        largest = self.take(entry, where, "bound_max", kind="number")
+        observed = self.take(entry, where, "observed", kind="numbers")
+        lo = self.take(entry, where, "difference_lo", kind="numbers")
+        hi = self.take(entry, where, "difference_hi", kind="numbers")
+        top1 = self.take(entry, where, "top1", kind="status")
+        if not isinstance(entry, Mapping):
+            return None
+        counted = self.take(entry, where, "counted", kind="flag")
+        for key, kind in (("radius", "number"), ("sample", "count"), ("top1_class", "count")):
+            if key not in entry or not (entry[key] is None or is_kind(entry[key], kind)):
+                self.failures.append(f"{where} has no valid '{key}'")
+        if len(self.failures) > before:
+            return None
+        if not bound or not len(bound) == len(observed) == len(lo) == len(hi):
+            self.failures.append(f"{where} has bounds and observations of different lengths")
+            return None
+        if max(bound) != largest or any(b < max(-l, h) for b, l, h in zip(bound, lo, hi, strict=True)):  # noqa: E741
+            self.contradicted = True
+            self.failures.append(f"{where} contradicts itself: its bounds disagree")
+        return Region(
+            name, entry["radius"], entry["sample"], tuple(bound), tuple(observed), top1, entry["top1_class"], counted
+        )  # fmt: skip
+
+
+def is_kind(value: object, kind: str) -> bool:
+    """Whether a JSON value is a 'flag', 'text' (not empty), 'table', 'list', 'status', 'count' (an integer of at least
+    0), a finite 'number', or a list of such 'numbers'."""
+    if kind == "flag":
+        return isinstance(value, bool)
+    if kind == "text":
+        return isinstance(value, str) and bool(value)
+    if kind == "table":
+        return isinstance(value, Mapping)
+    if kind == "list":
+        return isinstance(value, list)
+    if kind == "status":
+        return value in ("proved", "refuted", "unknown")
+    if kind == "numbers":
+        return isinstance(value, list) and all(is_kind(v, "number") for v in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return kind == "number" or value >= 0
+    return kind == "number" and isinstance(value, float) and math.isfinite(value)

@@ -1,0 +1,159 @@
+"""signoff.json: its content, its schema, and writing it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codesign.errors import InputError
+from codesign.files import write_atomically
+from codesign.signoff.comparison import Comparison
+from codesign.signoff.evidence import Evidence, is_kind
+from codesign.signoff.verdict import SignOff
+
+SCHEMA_ID = "codesign-signoff-1"
+_PACKAGES = (
+    "codesign", "numpy", "scipy", "python-flint", "dreal", "tensorflow", "tf_keras", "tflite-micro", "platformio",
+    "pyserial", "unicorn",
+)  # fmt: skip
+
+
+def signoff_document(
+    signoff: SignOff,
+    certificate: Evidence | None,
+    hil: Evidence | None,
+    build: Evidence | None,
+    artifacts: Mapping[str, str],
+    comparison: Comparison,
+) -> dict[str, Any]:
+    """The content of signoff.json; figures that the evidence does not give are None."""
+    certificate, hil, build = certificate or {}, hil or {}, build or {}
+    target = _table(hil.get("target"))
+    stack = _table(hil.get("stack"))
+    criteria = {c.name: {"wanted": c.wanted, "reached": c.reached, "status": c.status} for c in signoff.criteria}
+    return {
+        "schema": SCHEMA_ID,
+        "verdict": signoff.verdict,
+        "board": _if(build.get("board"), "text"),
+        "emulated": _if(target.get("emulated"), "flag"),
+        "failures": list(signoff.failures),
+        "notes": list(signoff.notes),
+        "proved": list(signoff.proved),
+        "criteria": {"epsilon": None, "top1_share": None, **criteria},
+        "certificate": _certificate(certificate),
+        "hil": _hil(hil, target),
+        "metrics": comparison.to_json(),
+        "macs": comparison.work.macs if comparison.work else None,
+        "flash_bytes": _if(build.get("flash_bytes"), "count"),
+        "ram_bytes": _if(build.get("ram_bytes"), "count"),
+        "stack_bytes": _if(stack.get("high_water_bytes"), "count"),
+        "stack_reserved_bytes": _if(build.get("stack_size"), "count"),
+        "flash_available_bytes": _if(build.get("flash_available"), "count"),
+        "ram_available_bytes": _if(build.get("ram_available"), "count"),
+        "build_id": _if(build.get("build_id"), "text"),
+        "artifacts": dict(artifacts),
+        "versions": {
+            **{k: v for k, v in _table(certificate.get("versions")).items() if is_kind(v, "text")},
+            **versions(),
+        },
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the system and the packages that matter, where installed."""
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _certificate(certificate: Evidence) -> dict[str, Any]:
+    entries = certificate.get("regions")
+    regions = [r for r in entries if isinstance(r, Mapping)] if isinstance(entries, list) else []
+    bounds = [max(r["bound"]) for r in regions if is_kind(r.get("bound"), "numbers") and r["bound"]]
+    observed = [max(r["observed"]) for r in regions if is_kind(r.get("observed"), "numbers") and r["observed"]]
+    counted = [r.get("top1") == "proved" for r in regions if r.get("counted") is True]
+    proof = _table(certificate.get("proof"))
+    return {
+        "regions": len(regions),
+        "bound_median": float(np.median(bounds)) if bounds else None,
+        "bound_max": max(bounds, default=None),
+        "observed_max": max(observed, default=None),
+        "top1_proved_share": float(np.mean(counted)) if counted else None,
+        "top1_counted": len(counted),
+        "float_sha256": _if(_table(certificate.get("float")).get("sha256"), "text"),
+        "int8_sha256": _if(_table(certificate.get("int8")).get("sha256"), "text"),
+        "obligations": _if(proof.get("obligations"), "count"),
+        "obligations_checked": _if(proof.get("checked"), "count"),
+        "obligations_proved": _if(proof.get("proved"), "count"),
+    }
+
+
+def _hil(hil: Evidence, target: Evidence) -> dict[str, Any]:
+    entries = hil.get("samples")
+    samples = [s for s in entries if isinstance(s, Mapping)] if isinstance(entries, list) else []
+    top1 = [s["top1"] for s in samples if isinstance(s.get("top1"), Mapping)]
+    certified = [t for t in top1 if t.get("certified") == "proved"]
+    errors = [s["max_error"] for s in samples if is_kind(s.get("max_error"), "number")]
+    result: dict[str, Any] = {
+        "samples": len(samples),
+        "bit_exact": sum(s.get("bit_exact") is True for s in samples),
+        "with_bound": sum(s.get("bound") is not None for s in samples),
+        "within_bound": sum(s.get("within_bound") is True for s in samples),
+        "top1_certified": len(certified),
+        "top1_equal": sum(t.get("equal") is True for t in certified),
+        "max_error": max(errors, default=None),
+        "clock_hz": _if(target.get("clock_hz"), "count"),
+        "port": _if(target.get("port"), "text"),
+        "description": _if(target.get("description"), "text"),
+    }
+    counter = _table(hil.get("counter"))
+    unit = counter.get("unit")
+    if unit in ("cycles", "instructions"):
+        result[unit] = _if(counter.get("median"), "number")
+        result[f"{unit}_max"] = _if(counter.get("max"), "number")
+    return result
+
+
+def _table(value: object) -> Evidence:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _if(value: Any, kind: str) -> Any:
+    return value if is_kind(value, kind) else None
+
+
+@cache
+def load_schema() -> dict[str, Any]:
+    """The JSON Schema of signoff.json."""
+    schema: dict[str, Any] = json.loads((Path(__file__).parent / "signoff.schema.json").read_text(encoding="utf-8"))
+    return schema
+
+
+def validate_signoff(document: object) -> dict[str, Any]:
+    """The document itself; InputError, naming the place, where it is not the content of a signoff.json."""
+    from jsonschema import Draft202012Validator
+
+    for error in Draft202012Validator(load_schema()).iter_errors(document):
+        place = "/".join(str(part) for part in error.absolute_path) or "the top level"
+        raise InputError(f"this is no valid signoff.json: {error.message[:200]} at {place}")
+    assert isinstance(document, dict)
+    return document
+
+
+def write_signoff(document: dict[str, Any], path: Path) -> None:
+    """Validate and write; never half-written."""
+    validate_signoff(document)
+    write_atomically(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")

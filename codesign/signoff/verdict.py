@@ -1,0 +1,354 @@
+"""The verdict: a pure function of the certificate, the cross-check, the build's figures and the criteria asked for.
+
+Nothing here trusts a summary: bounds, classes and shares are recomputed from the entries, and a field that is missing
+or of the wrong type is a failure, never a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from codesign.signoff.evidence import Evidence, Reader, Region, Status, is_kind
+from codesign.signoff.wording import bound_statements, number, some, top1_notes, upward
+
+if TYPE_CHECKING:
+    from codesign.verification import Criteria
+
+Verdict = Literal["PASS", "FAIL"]
+
+
+@dataclass(frozen=True)
+class CriterionResult:
+    """A criterion asked for: the `wanted` figure, the figure `reached` (None: cannot be told) and its status."""
+
+    name: Literal["epsilon", "top1_share"]
+    wanted: float
+    reached: float | None
+    status: Status
+
+    @property
+    def sentence(self) -> str:
+        reached = "none" if self.reached is None else number(self.reached)
+        if self.name == "epsilon":
+            return (
+                f"|int8 - float| <= {number(self.wanted)} on every output and region is {self.status} "
+                f"(largest certified bound: {'none' if self.reached is None else upward(self.reached)})"
+            )
+        return (
+            f"the same top-1 class on a share of at least {number(self.wanted)} of the regions is {self.status} "
+            f"(share proved: {reached})"
+        )
+
+
+@dataclass(frozen=True)
+class SignOff:
+    """The verdict. `failures` says why it is FAIL; `notes` what is NOT proved, to be said first; `proved` what is."""
+
+    verdict: Verdict
+    failures: tuple[str, ...]
+    notes: tuple[str, ...]
+    proved: tuple[str, ...]
+    criteria: tuple[CriterionResult, ...]
+
+
+def decide(
+    certificate: Evidence | None,
+    hil: Evidence | None,
+    build: Evidence | None,
+    artifacts: Mapping[str, str] | None,
+    criteria: Criteria | None = None,
+) -> SignOff:
+    """Judge the evidence: contents of certificate.json and hil.json, the build's figures (see `build_facts`), and the
+    SHA-256 of each file that is signed off. `criteria` defaults to those that the certificate was asked for.
+
+    PASS needs all of: at least one sample with a certified bound, all samples run, each bit-exact and within every
+    bound that the certificate states for it (recomputed here from both files), with the certified top-1 class where
+    one is certified; the model's hash, the build id and the board the same in firmware, build, certificate and files;
+    no device error; a certificate that does not contradict itself or its own counterexample search; every proof
+    obligation that was checked proved, and some checked; a firmware that fits; and every criterion asked for 'proved'.
+    Samples that no certified region covers have to be bit-exact too, and are counted in a note. Never raises on bad
+    evidence: it fails.
+    """
+    judge = _Judge()
+    regions = judge.regions(certificate)
+    proof_ok = judge.proof(certificate)
+    judge.samples(hil, regions)
+    judge.identity(certificate, hil, build)
+    judge.sizes(build)
+    judge.files(certificate, build, artifacts)
+    results = judge.criteria(certificate, regions, proof_ok, criteria)
+    judge.limits(hil, regions, results, sound=proof_ok and not judge.contradicted)
+    return SignOff(
+        "FAIL" if judge.failures else "PASS",
+        tuple(dict.fromkeys(judge.failures)),
+        tuple(judge.notes),
+        tuple(judge.statements),
+        results,
+    )
+
+
+@dataclass
+class _Judge(Reader):
+    notes: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
+
+    def proof(self, certificate: Evidence | None) -> bool:
+        """Whether the obligations checked were all proved, and some were checked."""
+        if not isinstance(certificate, Mapping):
+            return False
+        numbers = [
+            self.take(certificate, "the certificate", "proof", key, kind="count")
+            for key in ("obligations", "checked", "proved")
+        ]
+        if None in numbers:
+            return False
+        total, checked, proved = numbers
+        if proved != checked:
+            self.failures.append(f"{checked - proved} of {checked} proof obligations checked were not proved")
+        elif total and not checked:
+            self.failures.append(
+                f"none of the {total} proof obligations was checked; certify with --prove audit or all"
+            )
+        elif checked > total:
+            self.failures.append(f"the certificate claims {checked} checked proof obligations of {total}")
+        elif checked < total:
+            share = certificate["proof"].get("unproved_share_95")
+            told = (
+                f"; with 95 % confidence less than {100 * share:.2g} % of them are wrong"
+                if is_kind(share, "number")
+                else ""
+            )
+            self.notes.append(
+                f"{checked:,} of {total:,} proof obligations were drawn at random and proved by a separate "
+                f"prover, the others rest on the verifier's own rigorous arithmetic{told}."
+            )
+        else:
+            self.statements.append(f"All {total:,} proof obligations were proved by a separate prover.")
+        return bool(proved == checked and (checked > 0 or total == 0) and checked <= total)
+
+    def samples(self, hil: Evidence | None, regions: Sequence[Region]) -> None:
+        if not isinstance(hil, Mapping):
+            self.failures.append("no sample was run: there is no cross-check")
+            return
+        where = "the cross-check"
+        reported = self.take(hil, where, "failures", kind="list")
+        self.failures.extend(str(f) for f in reported or [])
+        verdict = self.take(hil, where, "verdict", kind="text")
+        if verdict != "PASS" and not reported:
+            self.failures.append(f"the cross-check's own verdict is {verdict}")
+        requested = self.take(hil, where, "summary", "requested", kind="count")
+        entries = self.take(hil, where, "samples", kind="list")
+        if entries is None:
+            return
+        if not entries:
+            self.failures.append("no sample was run on the device")
+        if requested is not None and len(entries) != requested:
+            self.failures.append(f"only {len(entries)} of {requested} samples were run")
+        self._quantisation(hil)
+        self._stack(hil)
+        before = len(self.failures)
+        outcomes = [self._sample(entry, k, regions) for k, entry in enumerate(entries)]
+        indices = [o["index"] for o in outcomes]
+        if len(set(indices)) != len(indices):
+            self.failures.append("the cross-check lists a sample twice")
+        bounded = [o for o in outcomes if not o["unbounded"]]
+        if entries and not bounded:
+            self.failures.append("no sample that was run has a certified bound")
+        elif len(bounded) < len(outcomes):
+            self.notes.append(
+                f"{len(outcomes) - len(bounded)} of {len(outcomes)} samples run lie in no certified region: they were "
+                "checked for equality with the exact reference only."
+            )
+        for key, problem in (
+            ("inexact", "not bit-exact with the reference"),
+            ("outside", "outside the certified bound"),
+            ("flipped", "of another top-1 class than certified"),
+        ):
+            named = [o["index"] for o in outcomes if o[key]]
+            if named and not any(problem in str(f) for f in reported or []):
+                self.failures.append(f"{some(named, 'sample')} {'is' if len(named) == 1 else 'are'} {problem}")
+        if entries and len(self.failures) == before:
+            self.statements.append(
+                f"Checked on the device: all {len(entries)} samples equal the exact integer reference bit for bit, and "
+                f"all {len(bounded)} that have a certified bound lie within it."
+            )
+
+    def _sample(self, entry: object, number: int, regions: Sequence[Region]) -> dict[str, Any]:
+        where = f"sample {number} of the cross-check"
+        outcome = {"index": number, "inexact": True, "unbounded": False, "outside": False, "flipped": False}
+        index = self.take(entry, where, "index", kind="count")
+        exact = self.take(entry, where, "bit_exact", kind="flag")
+        device = self.take(entry, where, "device", kind="numbers")
+        real = self.take(entry, where, "float", kind="numbers")
+        if index is None or exact is None or device is None or real is None or not isinstance(entry, Mapping):
+            return outcome
+        outcome.update(index=index, inexact=not exact)
+        holding = [r for r in regions if r.sample in (None, index)]
+        within = entry.get("within_bound", "missing")
+        if not holding and entry.get("bound", "missing") is None and within is None:
+            outcome["unbounded"] = True
+            return outcome
+        errors = [abs(d - f) for d, f in zip(device, real, strict=False)]
+        good = len(device) == len(real) > 0 and all(
+            len(r.bound) == len(errors) and all(e <= b for e, b in zip(errors, r.bound, strict=True)) for r in holding
+        )
+        outcome["outside"] = not (holding and good and within is True)
+        certified = [r for r in holding if r.top1 == "proved"]
+        if certified and len(device) > 1:
+            outcome["flipped"] = not _same_class(entry.get("top1"), certified)
+        return outcome
+
+    def _quantisation(self, hil: Evidence) -> None:
+        checked, equal = (
+            self.take(hil, "the cross-check", "summary", key, kind="count")
+            for key in ("quantize_checked", "quantize_equal")
+        )
+        if checked is None or equal is None:
+            return
+        if checked != equal:
+            self.failures.append(f"the device quantises {checked - equal} of {checked} inputs against the rule")
+        elif not checked:
+            self.notes.append("The device's own input quantisation was not checked: it was given int8 inputs.")
+
+    def _stack(self, hil: Evidence) -> None:
+        used, size = (
+            self.take(hil, "the cross-check", "stack", key, kind="count") for key in ("high_water_bytes", "size_bytes")
+        )
+        if used is not None and size is not None and used >= size:
+            self.failures.append(f"the firmware used all of its stack ({size} bytes): it may have overflowed")
+
+    def identity(self, certificate: Evidence | None, hil: Evidence | None, build: Evidence | None) -> None:
+        certified = self.take(certificate, "the certificate", "int8", "sha256", kind="text")
+        built = self.take(build, "the build", "model_sha256", kind="text")
+        if certified is not None and built is not None and certified != built:
+            self.failures.append(
+                f"the firmware holds model {built[:16]}..., the certificate is for {certified[:16]}..."
+            )
+        build_id = self.take(build, "the build", "build_id", kind="text")
+        board = self.take(build, "the build", "board", kind="text")
+        if not isinstance(hil, Mapping):
+            return
+        for key, expected, what in (
+            ("model_sha256", certified, "model"),
+            ("build_id", build_id, "build"),
+            ("board", board, "board"),
+        ):
+            told = self.take(hil, "the cross-check", "target", key, kind="text")
+            if told is not None and expected is not None and told != expected:
+                self.failures.append(f"the device reports {what} {told}, expected is {expected}")
+
+    def sizes(self, build: Evidence | None) -> None:
+        values = {
+            key: self.take(build, "the build", key, kind="count")
+            for key in ("flash_bytes", "flash_available", "ram_bytes", "stack_size", "ram_available")
+        }
+        if None in values.values():
+            return
+        if values["flash_bytes"] > values["flash_available"]:
+            self.failures.append(
+                f"the firmware needs {values['flash_bytes']} of {values['flash_available']} flash bytes"
+            )
+        if values["ram_bytes"] + values["stack_size"] > values["ram_available"]:
+            needed = values["ram_bytes"] + values["stack_size"]
+            self.failures.append(f"the firmware needs {needed} of {values['ram_available']} RAM bytes")
+
+    def files(self, certificate: Evidence | None, build: Evidence | None, artifacts: Mapping[str, str] | None) -> None:
+        for name, data, path in (
+            ("model.tflite", certificate, ("int8", "sha256")),
+            ("firmware.elf", build, ("elf_sha256",)),
+            ("certificate.json", None, ()),
+            ("hil.json", None, ()),
+        ):
+            found = self.take(artifacts, "the output folder", name, kind="text")
+            expected = self.take(data, f"the evidence for {name}", *path, kind="text") if path else found
+            if found is not None and expected is not None and found != expected:
+                self.failures.append(f"{name} in the output folder is not the file that was checked")
+
+    def _asked(self, certificate: Evidence | None, criteria: Criteria | None) -> tuple[float | None, float | None]:
+        if criteria is not None:
+            return criteria.epsilon, criteria.top1_share
+        asked = self.take(certificate, "the certificate", "criteria", kind="table")
+        values: list[float | None] = []
+        for key in ("epsilon", "top1_share"):
+            value = asked.get(key, "missing") if asked is not None else None
+            if not (value is None or is_kind(value, "number")):
+                self.failures.append(f"the certificate has no valid 'criteria/{key}'")
+                value = None
+            values.append(value)
+        return values[0], values[1]
+
+    def criteria(
+        self, certificate: Evidence | None, regions: Sequence[Region], proof_ok: bool, criteria: Criteria | None
+    ) -> tuple[CriterionResult, ...]:
+        epsilon, top1_share = self._asked(certificate, criteria)
+        results: list[CriterionResult] = []
+        if epsilon is not None:
+            reached = max((max(r.bound) for r in regions), default=None)
+            status: Status = "unknown"
+            if any(max(r.observed) > epsilon for r in regions):
+                status = "refuted"
+            elif proof_ok and reached is not None and reached <= epsilon:
+                status = "proved"
+            results.append(CriterionResult("epsilon", epsilon, reached, status))
+        if top1_share is not None:
+            counted = [r for r in regions if r.counted]
+            share = sum(r.top1 == "proved" for r in counted) / len(counted) if counted else None
+            possible = sum(r.top1 != "refuted" for r in counted) / len(counted) if counted else 1.0
+            status = "refuted" if possible < top1_share else "unknown"
+            if proof_ok and share is not None and share >= top1_share:
+                status = "proved"
+            results.append(CriterionResult("top1_share", top1_share, share, status))
+        for result in results:
+            if result.status == "proved":
+                self.statements.append(f"Criterion: {result.sentence}.")
+            else:
+                self.failures.append(f"criterion not met: {result.sentence}")
+        return tuple(results)
+
+    def limits(
+        self,
+        hil: Evidence | None,
+        regions: Sequence[Region],
+        results: tuple[CriterionResult, ...],
+        sound: bool,
+    ) -> None:
+        """What is proved, and first what is not."""
+        notes: list[str] = []
+        target = hil.get("target") if isinstance(hil, Mapping) else None
+        emulated = target.get("emulated") if isinstance(target, Mapping) else None
+        if isinstance(hil, Mapping) and not is_kind(emulated, "flag"):
+            self.failures.append("the cross-check does not say whether the board was emulated")
+        if emulated is not False:
+            notes.append(
+                "EMULATED: no hardware took part. The ELF ran on an emulated core; timing, clock, flash, peripherals "
+                "and electrical behaviour of the real board are not tested."
+                if emulated
+                else "No hardware took part."
+            )
+        if regions and not sound:
+            notes.append("The certified bounds are not proved: their proof obligations, or the bounds, do not hold up.")
+        notes += top1_notes(regions)
+        if regions and not any(r.radius is None for r in regions):
+            notes.append("Nothing is proved for inputs outside the certified regions.")
+        if not results and regions:
+            notes.append(
+                "No criterion was asked for: the bounds are stated as found, and PASS does not say that they are small "
+                "enough for the application."
+            )
+        notes.append(
+            "Run time and stack use are the largest and median seen on the samples, not proved limits; accuracy on the "
+            "samples says nothing about other data."
+        )
+        self.notes[:0] = notes
+        self.statements[:0] = bound_statements(regions) if sound else []
+
+
+def _same_class(top1: object, certified: Sequence[Region]) -> bool:
+    if not isinstance(top1, Mapping):
+        return False
+    device, real = top1.get("device"), top1.get("float")
+    if not isinstance(device, list) or not device or device != real:
+        return False
+    return all(r.top1_class is None or device == [r.top1_class] for r in certified)

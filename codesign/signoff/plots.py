@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Float64Array = npt.NDArray[np.float64]
+P = ParamSpec("P")
 
 BOUND, DEVICE, SEARCH = "#8fa8cc", "#b8400e", "#1f2937"
 _STYLE: dict[str, Any] = {
@@ -42,6 +45,29 @@ _STYLE: dict[str, Any] = {
 _LOG_RATIO = 20.0  # between the largest and the least value, from where on an axis is logarithmic
 
 
+def _styled(draw: Callable[P, str]) -> Callable[P, str]:
+    """Run a drawing function in the report's style."""
+
+    @functools.wraps(draw)
+    def run(*args: P.args, **kwargs: P.kwargs) -> str:
+        try:
+            import matplotlib
+        except ImportError:
+            raise MissingToolError("matplotlib is missing: pip install 'codesign[report]'") from None
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return run
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+@_styled
 def outputs_figure(comparison: Comparison, searched: Float64Array | None) -> str:
     """Per output: certified bound (median and largest over samples), largest observed error on the device, and the
     largest that the adversarial search found, `searched` (O,). '' where there is nothing to draw."""
@@ -66,22 +92,26 @@ def outputs_figure(comparison: Comparison, searched: Float64Array | None) -> str
     axes.grid(False, axis="x")
     if len(position) <= 24:
         axes.set_xticks(position)
-    return _finish(figure, axes, "outputs")
+    return _finish(figure, "outputs")
 
 
+@_styled
 def samples_figure(comparison: Comparison) -> str:
-    """Per sample: largest error over its outputs against its largest certified bound; '' without bounds."""
+    """Per sample: error against certified bound of the output that uses most of its bound; '' without bounds."""
     have = ~np.isnan(comparison.bound).any(axis=1) if comparison.bound.size else np.zeros(0, bool)
     if not have.any():
         return ""
-    bound, error = comparison.bound[have].max(axis=1), comparison.error[have].max(axis=1)
+    bounds, errors = comparison.bound[have], comparison.error[have]
+    share = np.divide(errors, bounds, out=np.where(errors > 0, np.inf, 0.0), where=bounds > 0)
+    worst = share.argmax(axis=1)[:, None]
+    bound, error = (np.take_along_axis(v, worst, axis=1)[:, 0] for v in (bounds, errors))
     figure, axes = _figure(6.4, 3.1)
     top = float(max(bound.max(), error.max())) or 1.0
     low = float(min(bound[bound > 0].min(initial=top), error[error > 0].min(initial=top)))
     if top / low > _LOG_RATIO:
-        axes.set(
-            xscale="log", yscale="log", xlim=(0.8 * float(bound.min() or low), 1.25 * top), ylim=(0.7 * low, 1.4 * top)
-        )
+        _logarithmic(axes, "x")
+        _logarithmic(axes, "y")
+        axes.set(xlim=(0.8 * float(bound.min() or low), 1.25 * top), ylim=(0.7 * low, 1.4 * top))
         line = np.array([0.5 * low, 2.0 * top])
         error = np.maximum(error, low)
     else:
@@ -90,10 +120,11 @@ def samples_figure(comparison: Comparison) -> str:
     axes.fill_between(line, line, [axes.get_ylim()[1] * 2] * 2, color="#fbe4e0", lw=0)
     axes.plot(line, line, color="#b91c1c", lw=1, label="error = bound (above: violation)")
     axes.plot(bound, error, "o", ms=4, alpha=0.7, mew=0, color=DEVICE, label="samples")
-    axes.set(title="Per sample", xlabel="certified bound", ylabel="error seen on the device")
-    return _finish(figure, axes, "samples")
+    axes.set(title="Per sample, output nearest its bound", xlabel="certified bound", ylabel="error on the device")
+    return _finish(figure, "samples")
 
 
+@_styled
 def steps_figure(steps: StepErrors, number: int) -> str:
     """Per time step of one LSTM: hidden state's largest and mean error over samples; the device's own; the bound."""
     time = np.arange(1, len(steps.largest) + 1)
@@ -111,37 +142,36 @@ def steps_figure(steps: StepErrors, number: int) -> str:
         ylabel="max over units |int h − float h|",
     )
     axes.set_xlim(0.5, len(time) + 0.5)
-    return _finish(figure, axes, f"steps{number}")
+    return _finish(figure, f"steps{number}")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingToolError("matplotlib is missing: pip install 'codesign[report]'") from None
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
-    return figure, axes
+def _logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with few, plain labels."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _scale(axes: Axes, values: list[Float64Array]) -> None:
     flat = np.concatenate([v.reshape(-1) for v in values])
     positive = flat[flat > 0]
     if positive.size and float(positive.max()) / float(positive.min()) > _LOG_RATIO:
-        axes.set_yscale("log")
+        _logarithmic(axes, "y")
         axes.set_ylim(bottom=0.5 * float(positive.min()))
     else:
         axes.set_ylim(bottom=0)
 
 
-def _finish(figure: Figure, axes: Axes, prefix: str) -> str:
+def _finish(figure: Figure, prefix: str) -> str:
     import matplotlib
 
     stream = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": prefix}):
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    with matplotlib.rc_context({"svg.hashsalt": prefix}):
+        figure.legend(loc="outside lower center", ncols=2)
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _inline(stream.getvalue(), prefix)
 

@@ -211,12 +211,12 @@ def _table(value: object) -> Mapping[str, Any]:
 
 
 def _g(value: object, digits: int = 4) -> str:
-    return f"{value:.{digits}g}" if isinstance(value, (int, float)) else "–"
+    return f"{value:#.{digits}g}".rstrip(".") if isinstance(value, (int, float)) else "–"
 
 
 def _up(value: object) -> str:
     """A bound: rounded up."""
-    return upward(float(value)) if isinstance(value, (int, float)) else "–"
+    return _g(float(upward(float(value)))) if isinstance(value, (int, float)) else "–"
 
 
 def _n(value: object) -> str:

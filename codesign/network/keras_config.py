@@ -132,6 +132,9 @@ def build_layers(
 
     Raises InputError on what is not supported.
     """
+    for entry in entries:
+        if entry.kind not in (*BUILDERS, *IGNORED, "InputLayer"):
+            raise InputError(f"layer {entry.name!r} is a {_short(entry.kind)}, which is not supported; {SUPPORTED}")
     input_shape = _input_shape(model, entries)
     shape: Shape = input_shape
     layers: list[Layer] = []
@@ -143,8 +146,6 @@ def build_layers(
         elif entry.kind in BUILDERS:
             layer, shape = BUILDERS[entry.kind](entry, shape, weights)
             layers += [layer] if layer is not None else []
-        elif entry.kind not in IGNORED:
-            raise InputError(f"layer {entry.name!r} is a {_short(entry.kind)}, which is not supported; {SUPPORTED}")
     if not any(isinstance(layer, Lstm) for layer in layers):
         raise InputError("the model has no LSTM layer; only recurrent models are supported")
     return input_shape, tuple(layers)

@@ -36,6 +36,12 @@ ACTIVATIONS: dict[str, ActivationKind] = {
     "TANH": "tanh",
     "RELU": "relu",
 }
+OPTIONS = {
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTMOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "STRIDED_SLICE": "StridedSliceOptions",
+    "SOFTMAX": "SoftmaxOptions",
+}
 Shape = tuple[int, ...]
 
 
@@ -67,8 +73,6 @@ class _Graph:
 
         self._names = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
         self._model = tflite.Model.GetRootAsModel(content, 0)
-        if self._model.SubgraphsLength() != 1:
-            raise InputError(f"it has {self._model.SubgraphsLength()} subgraphs, but exactly one is supported")
         self._graph = self._model.Subgraphs(0)
         self.tensor_count = int(self._graph.TensorsLength())
         if max(self.tensor_count, self._graph.OperatorsLength(), self._model.BuffersLength()) > MAX_ENTRIES:
@@ -76,6 +80,8 @@ class _Graph:
         self.inputs = _indices(self._graph.InputsAsNumpy())
         self.outputs = _indices(self._graph.OutputsAsNumpy())
         self.operators = [self._operator(index) for index in range(self._graph.OperatorsLength())]
+        if self._model.SubgraphsLength() != 1:
+            raise InputError(f"it has {self._model.SubgraphsLength()} subgraphs, but exactly one is supported")
 
     def _operator(self, index: int) -> _Operator:
         import tflite
@@ -83,21 +89,17 @@ class _Graph:
         operator = self._graph.Operators(index)
         code = self._model.OperatorCodes(operator.OpcodeIndex())
         kind = self._names.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "unknown")
+        if kind not in (*ACTIVATIONS, *OPTIONS, "RESHAPE"):
+            raise InputError(f"operator {kind} is not supported in a float model; {SUPPORTED}")
         inputs, outputs = _indices(operator.InputsAsNumpy()), _indices(operator.OutputsAsNumpy())
         if len(outputs) != 1 or not all(-1 <= i < self.tensor_count for i in (*inputs, *outputs)) or outputs[0] < 0:
             raise InputError(f"operator {index} ({kind}) has operands that do not exist or several outputs")
         name = (self.tensor(outputs[0]).Name() or b"").decode("utf-8", "replace") or f"{kind.lower()}_{index}"
         options = None
-        classes = {
-            "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTMOptions",
-            "FULLY_CONNECTED": "FullyConnectedOptions",
-            "STRIDED_SLICE": "StridedSliceOptions",
-            "SOFTMAX": "SoftmaxOptions",
-        }
-        if kind in classes:
-            if operator.BuiltinOptionsType() != getattr(tflite.BuiltinOptions, classes[kind]):
+        if kind in OPTIONS:
+            if operator.BuiltinOptionsType() != getattr(tflite.BuiltinOptions, OPTIONS[kind]):
                 raise InputError(f"{kind} {name!r} has no options: the file is damaged")
-            options = getattr(tflite, classes[kind])()
+            options = getattr(tflite, OPTIONS[kind])()
             table = operator.BuiltinOptions()
             options.Init(table.Bytes, table.Pos)
         return _Operator(kind, name, inputs, outputs[0], options)
@@ -112,9 +114,6 @@ class _Graph:
         if any(size < 1 for size in shape) or math.prod(shape) > MAX_VALUES:
             raise InputError(f"a tensor has the shape {shape}, which is open, empty or too large")
         return shape
-
-    def is_constant(self, index: int) -> bool:
-        return index >= 0 and self._data_length(index) > 0
 
     def _data_length(self, index: int) -> int:
         return int(self._model.Buffers(self.tensor(index).Buffer()).DataLength())
@@ -190,12 +189,10 @@ class _Reader:
         }
         if op.kind in ACTIVATIONS:
             self._activation(op, where)
-        elif op.kind in handlers:
+        else:
             if not op.inputs or op.inputs[0] != current:
                 raise InputError(f"{where} takes the activation as another operand than its input")
             handlers[op.kind](op, where)
-        else:
-            raise InputError(f"operator {op.kind} ({op.name!r}) is not supported in a float model; {SUPPORTED}")
         stored = self.graph.shape(op.output)
         if math.prod(stored) != math.prod(self.shape) or stored[-1:] != self.shape[-1:]:
             raise InputError(f"{where} has the output shape {stored}, but {self.shape} follows from its operands")

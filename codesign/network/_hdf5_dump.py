@@ -15,7 +15,7 @@ ROOTS = ("model_weights", "layers", "_layer_checkpoint_dependencies")
 ATTRIBUTES = ("model_config", "keras_version")
 MAX_DATASETS = 100_000
 MAX_VALUES = 1 << 26
-CPU_SECONDS = 20
+CPU_SECONDS = 10
 MEMORY_BYTES = 4 << 30
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 PathLike = str | Path
 RegionKind = Literal["ball", "domain"]
 DEFAULT_SAMPLES = 50
+DEPLOY_SAMPLES = 200
 _PROFILES: tuple[Profile, ...] = ("tflm-double", "tflm-float")
 
 

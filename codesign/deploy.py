@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,12 +26,12 @@ STAGES = ("convert", "certify", "build", "hil", "sign off")
 class DeployOptions:
     """What a deployment is asked to do beyond its defaults.
 
-    `int8` uses an existing .tflite instead of converting. `samples` are certified, `hil_samples` sent to the board
-    (None: all of the calibration data).
+    `int8` uses an existing .tflite instead of converting. The first `samples` of the calibration data are certified,
+    the first `hil_samples` sent to the board (None: those that are certified).
     """
 
     radius: str = "1lsb"
-    samples: int = api.DEFAULT_SAMPLES
+    samples: int = api.DEPLOY_SAMPLES
     region: api.RegionKind = "ball"
     domain: tuple[float, float] | None = None
     verification: Options | None = None
@@ -61,6 +60,7 @@ def deploy(
     signoff.json. It appears whole or not at all: an earlier one is replaced only when the new one is complete.
     Raises InputError, MissingToolError, and other CodesignErrors where a step cannot be completed.
     """
+    from codesign.hil import write_result
     from codesign.signoff import sign_off
     from codesign.toolchain import load_board
     from codesign.toolchain.build import check_fits
@@ -94,10 +94,11 @@ def deploy(
         shutil.copyfile(firmware.elf, folder / "firmware.elf")
         tell("build", 1, 1)
         hil = api.cross_check(
-            firmware, network, integer, data, certificate, options.hil_samples, options.port, options.emulate,
+            firmware, network, integer, data, certificate, options.hil_samples or options.samples,
+            options.port, options.emulate,
             lambda done, total: tell("hil", done, total),
         )  # fmt: skip
-        (folder / "hil.json").write_text(json.dumps(hil, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_result(hil, folder / "hil.json")
         tell("sign off", 0, 0)
         result = sign_off(folder, certificate, hil, firmware, network, integer, data)
         tell("sign off", 1, 1)

@@ -8,6 +8,12 @@ from pathlib import Path
 from codesign.errors import InputError
 
 
+def require_folder(path: Path) -> None:
+    """InputError where `path` cannot be a file to write: said before the work that would fill it."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"'{path}' cannot be written: it needs an existing folder and a file name")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write through a temporary file beside `path`. InputError where the folder cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

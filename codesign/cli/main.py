@@ -68,7 +68,7 @@ def convert(model: Path, output: Path | None, calibration: Path | None, as_json:
 @main.command()
 @click.argument("float_model", metavar="FLOAT", type=opt.FILE)
 @click.argument("int8_model", metavar="INT8", type=opt.FILE)
-@opt.certification
+@opt.certification(50)
 @opt.calibration
 @click.option("-o", "--output", type=opt.FILE, help="Write the certificate here.")
 @opt.as_json
@@ -82,8 +82,11 @@ def certify(
     from codesign.certificate import write_certificate
     from codesign.cli.progress import Progress
     from codesign.cli.text import print_certificate
+    from codesign.files import require_folder
 
     options = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs)
+    if output is not None:
+        require_folder(output)
     network, integer = api.load(float_model), api.read(int8_model)
     data = api.calibration(float_model, calibration)
     with Progress(quiet=as_json) as progress:
@@ -144,8 +147,8 @@ def compare(int8_model: Path, calibration: Path | None, inputs: int, seed: int, 
 @click.option("--int8", type=opt.FILE, help="Use this int8 .tflite instead of converting MODEL.")
 @click.option("--port", help="Serial port of an attached board [default: found by USB id, else emulated].")
 @click.option("--emulate", is_flag=True, help="Emulate the board even if one is attached.")
-@click.option("--hil-samples", type=int, help="Samples sent to the board [default: all].")
-@opt.certification
+@click.option("--hil-samples", type=int, help="Samples sent to the board [default: those that are certified].")
+@opt.certification(200)
 @opt.calibration
 @opt.as_json
 def deploy(

@@ -28,11 +28,11 @@ def domain(_context: click.Context, _parameter: click.Parameter, value: str | No
     return lo, hi
 
 
-def certification(command: F) -> F:
-    """The options of a certification, in the order of --help."""
+def certification(samples: int) -> Callable[[F], F]:
+    """The options of a certification, in the order of --help, with a default number of samples."""
     options = [
         click.option("--radius", default="1lsb", show_default=True, help="L-inf radius in input units, or as 2lsb."),
-        click.option("--samples", type=int, default=50, show_default=True, help="Regions: the first N samples."),
+        click.option("--samples", type=int, default=samples, show_default=True, help="Regions: the first N samples."),
         click.option(
             "--region",
             type=click.Choice(["ball", "domain"]),
@@ -65,9 +65,13 @@ def certification(command: F) -> F:
             "--jobs", type=int, default=None, help="Processes [default: one per core]; results do not depend on it."
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 calibration = click.option(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from codesign.errors import InputError
 from codesign.network.model import FloatNetwork
 from codesign.quantization.integer import IntegerNetwork
+from codesign.verification.abstract import abstract_lower
 from codesign.verification.affine import Array, require_round_to_nearest
 from codesign.verification.align import align
 from codesign.verification.audit import ProofMode, ProofSummary, discharge
@@ -60,7 +61,8 @@ class RegionResult:
     """One region: certified bounds, what was observed, and verdicts.
 
     `lower`, `upper`: certified range of integer - float for each output; `bound` the larger magnitude. `logit_bound`
-    is the same before a final softmax. `output_lo/hi`: certified range of the float network's outputs.
+    is the same before a final softmax, `abstract` the abstract model's worst case from below, on the logits.
+    `output_lo`, `output_hi`: certified range of the float network's outputs.
     """
 
     region: Region
@@ -75,6 +77,7 @@ class RegionResult:
     reason: str
     sources: dict[str, float]
     found: SearchResult
+    abstract: Array | None
     seconds: float
 
     @property
@@ -97,6 +100,7 @@ class RegionResult:
             "float_lo": self.output_lo.tolist(),
             "float_hi": self.output_hi.tolist(),
             "observed_max": self.found.error,
+            "abstract_lower": None if self.abstract is None else float(self.abstract.max()),
             "observed": self.found.per_output.tolist(),
             "evaluations": self.found.evaluations,
             "top1": self.top1,
@@ -254,13 +258,14 @@ def _certify_batch(task: _Task) -> tuple[list[RegionResult], ProofSummary]:
         results = []
         for k, region in enumerate(task.regions):
             found = search(task.float_network, task.integer_network, region, rng, options.evaluations)
-            results.append(_judge(region, k, enclosure, bool(proved[k]), classes[k], found, options, spent))
+            lower = abstract_lower(stages, task.integer_network, region, rng)
+            results.append(_judge(region, k, enclosure, bool(proved[k]), classes[k], found, lower, options, spent))
     return results, summary
 
 
 def _judge(
     region: Region, k: int, enclosure: Enclosure, top1: bool, classes: npt.NDArray[np.intp], found: SearchResult,
-    options: Options, seconds: float,
+    abstract: Array | None, options: Options, seconds: float,
 ) -> RegionResult:  # fmt: skip
     lower, upper = enclosure.output_difference.lo[k], enclosure.output_difference.hi[k]
     bound = float(np.maximum(-lower, upper).max())
@@ -273,7 +278,7 @@ def _judge(
     return RegionResult(
         region, lower, upper, logit, enclosure.output.lo[k], enclosure.output.hi[k], top1_status,
         int(classes[0]) if top1 and len(classes) == 1 else None, epsilon_status,
-        _reason(top1_status, epsilon_status, enclosure, k), enclosure.sources[k], found, seconds,
+        _reason(top1_status, epsilon_status, enclosure, k), enclosure.sources[k], found, abstract, seconds,
     )  # fmt: skip
 
 

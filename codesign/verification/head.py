@@ -17,7 +17,7 @@ from codesign.verification.lstm import Pair
 from codesign.verification.relaxation import Function, Recorder
 
 
-def _effective(op: IntDense, variants: Sequence[IntDense]) -> tuple[Matrix, Array, Array, Array]:
+def effective_dense(op: IntDense, variants: Sequence[IntDense] = ()) -> tuple[Matrix, Array, Array, Array]:
     """Real weights and bias of the integer operator, their slack, and the requantization error per output."""
     outputs = op.W.shape[0]
     scale = np.broadcast_to([m.real * op.output.scale for m in op.multipliers], (outputs,))
@@ -40,7 +40,7 @@ def dense(stage: DenseStage, x: Pair, pool: Pool, variants: Sequence[IntDense] =
     """W x + b and its difference; the integer operator's rounding, output clipping and fused ReLU included."""
     layer, op = stage.float_layer, stage.int_op
     W, b = Matrix.exact(layer.W), layer.b.astype(np.float64)
-    W_int, b_int, b_slack, noise_radius = _effective(op, variants)
+    W_int, b_int, b_slack, noise_radius = effective_dense(op, variants)
     value = linear([(W, x.value)], b)
     gap = linear([(W_int.minus(W), x.value), (W_int, x.difference)], b_int - b, b_slack + 2 * UNIT * np.abs(b_int - b))
     noise = Box(-noise_radius + np.zeros_like(value.center), noise_radius + np.zeros_like(value.center))

@@ -58,7 +58,7 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
-class _Weights:
+class LayerWeights:
     """The layer's matrices in real units: float, effective integer, their difference, and the rounding of a gate."""
 
     W: Matrix
@@ -112,13 +112,14 @@ def _effective(op: IntLstm, units: int, variants: Sequence[IntLstm]) -> tuple[Ma
     )
 
 
-def _weights(layer: Lstm, op: IntLstm, variants: Sequence[IntLstm]) -> _Weights:
+def layer_weights(layer: Lstm, op: IntLstm, variants: Sequence[IntLstm] = ()) -> LayerWeights:
+    """Both networks' matrices of one layer in real units."""
     units = layer.units
     W = Matrix.exact(layer.W.reshape(4 * units, -1))
     R = Matrix.exact(layer.R.reshape(4 * units, -1))
     b = layer.b.reshape(-1).astype(np.float64)
     W_int, R_int, b_int, b_slack, noise = _effective(op, units, variants)
-    return _Weights(
+    return LayerWeights(
         W, R, b, W_int, R_int, W_int.minus(W), R_int.minus(R),
         b_int - b, up(b_slack + 2 * UNIT * np.abs(b_int - b)), b_int, noise,
     )  # fmt: skip
@@ -141,7 +142,7 @@ class LstmPropagation:
     ) -> None:
         self.layer, self.op, self.pool, self.recorder = layer, op, pool, recorder
         self.units = layer.units
-        self.weights = _weights(layer, op, variants)
+        self.weights = layer_weights(layer, op, variants)
         cell_step = 2.0**op.cell_shift
         self.cell_limit = (-32768 * cell_step, 32767 * cell_step)
         if op.cell_clip_q:

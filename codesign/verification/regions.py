@@ -74,7 +74,7 @@ def input_pairs(regions: Sequence[Region], tensor: QuantizedTensor, pool: Pool) 
     batch, steps, features = lo.shape
     flat = Box(lo.reshape(batch, -1), hi.reshape(batch, -1))
     x = Form.from_box(flat, pool, "input region")
-    grid, half = _grid_box(tensor, flat), _rounding_radius(tensor, flat)
+    grid, half = reachable_inputs(tensor, flat), _rounding_radius(tensor, flat)
     gap = Box(grid.lo - flat.hi, grid.hi - flat.lo).widen(4 * UNIT * (grid.mag + flat.mag))
     by_grid = grid.rad < half.rad
     # Either mid + rad * eps on its own, or grid - x with x's symbols.
@@ -89,7 +89,7 @@ def input_pairs(regions: Sequence[Region], tensor: QuantizedTensor, pool: Pool) 
     return pairs
 
 
-def _grid_box(tensor: QuantizedTensor, x: Box) -> Box:
+def reachable_inputs(tensor: QuantizedTensor, x: Box) -> Box:
     """Dequantized values that inputs of the box can take: the rule is monotone, ties are covered on both sides."""
     nudge = 2.0**-20  # the single-precision division is off by 2^-24 relative, on at most 2^8 steps... in steps
     low, high = (-128, 127) if tensor.dtype == "int8" else (-32768, 32767)

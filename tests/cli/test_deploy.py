@@ -1,0 +1,131 @@
+"""The whole road, end to end, on emulated boards."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from codesign.cli import main
+from codesign.toolchain.pio import require_compiler
+
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tools():
+    from codesign.errors import MissingToolError
+
+    try:
+        require_compiler()
+    except MissingToolError as error:
+        pytest.skip(str(error))
+
+
+def deploy(*arguments):
+    return CliRunner().invoke(main, ["deploy", *map(str, arguments)])
+
+
+def test_the_main_job_signs_off(tmp_path):
+    """README: models/motion.h5 on nucleo_f746, with the criterion that the sample models are trained for."""
+    pytest.importorskip("tensorflow", reason="conversion needs TensorFlow")
+    output = tmp_path / "motion.deploy"
+    result = subprocess.run(
+        [sys.executable, "-m", "codesign", "deploy", "--board", "nucleo_f746", "--emulate", "models/motion.h5",
+         "--json", "--require-top1", "0.8", "--samples", "60", "-o", str(output)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    signoff = json.loads(result.stdout)
+    assert signoff == json.loads((output / "signoff.json").read_text())
+    assert signoff["verdict"] == "PASS"
+    assert signoff["emulated"] is True
+    assert signoff["board"] == "nucleo_f746"
+    assert signoff["hil"]["samples"] == signoff["hil"]["bit_exact"] == signoff["hil"]["within_bound"] == 60
+    assert signoff["hil"]["instructions"] > 10_000
+    assert signoff["flash_bytes"] > 0
+    assert signoff["ram_bytes"] > 0
+    assert signoff["stack_bytes"] > 0
+    assert signoff["failures"] == []
+    for name in ("model.tflite", "certificate.json", "firmware.elf", "hil.json", "report.html"):
+        assert signoff["artifacts"][name] == hashlib.sha256((output / name).read_bytes()).hexdigest()
+    certificate = json.loads((output / "certificate.json").read_text())
+    assert certificate["criteria"]["top1_verdict"] == "proved"
+    assert certificate["proof"]["proved"] == certificate["proof"]["checked"] > 0
+    assert "EMULATED" in (output / "report.html").read_text()
+
+
+@pytest.mark.parametrize("board", ["mps2_an386", "mps2_an500", "netduinoplus2"])
+def test_an_int8_model_made_elsewhere_on_qemu_boards(board, tmp_path):
+    if shutil.which("qemu-system-arm") is None:
+        pytest.skip("qemu-system-arm is not installed")
+    output = tmp_path / "out"
+    result = deploy(
+        "--board", board, FIXTURES / "tiny.h5", "--int8", FIXTURES / "tiny.tflite", "--samples", 3, "--json",
+        "-o", output,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["hil"]["bit_exact"] == 3
+    assert (output / "model.tflite").read_bytes() == (FIXTURES / "tiny.tflite").read_bytes()
+
+
+def test_a_criterion_that_is_not_proved_fails(tmp_path):
+    output = tmp_path / "out"
+    result = deploy(
+        "--board", "nucleo_f746", "--emulate", FIXTURES / "tiny.h5", "--int8", FIXTURES / "tiny.tflite", "--samples", 2,
+        "--epsilon", 1e-6, "--json", "-o", output,
+    )  # fmt: skip
+    assert result.exit_code == 1
+    signoff = json.loads(result.stdout)
+    assert signoff["verdict"] == "FAIL"
+    assert any("1e-06" in failure and "refuted" in failure for failure in signoff["failures"]), signoff["failures"]
+
+
+def test_bad_input_leaves_an_earlier_deployment_as_it_was(tmp_path):
+    output = tmp_path / "out"
+    good = (
+        "--board",
+        "nucleo_f746",
+        "--emulate",
+        FIXTURES / "tiny.h5",
+        "--int8",
+        FIXTURES / "tiny.tflite",
+        "--samples",
+        1,
+    )
+    assert deploy(*good, "-o", output).exit_code == 0
+    before = {p.name: p.read_bytes() for p in output.iterdir() if p.is_file()}
+    for arguments, code in (
+        ((*good[:4], "--int8", FIXTURES / "stacked.tflite"), 2),
+        (("--board", "nucleo_f999", *good[2:]), 2),
+        ((*good, "--radius", "x"), 2),
+        ((*good, "--hil-samples", 0), 2),
+        ((*good, "--port", "ttyX"), 2),
+    ):
+        result = deploy(*arguments, "-o", output)
+        assert result.exit_code == code, result.stderr
+        assert result.stderr.strip().count("\n") <= 3
+        assert "Traceback" not in result.stderr
+    assert {p.name: p.read_bytes() for p in output.iterdir() if p.is_file()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_with_other_things_is_not_overwritten(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    result = deploy("--board", "nucleo_f746", "--emulate", FIXTURES / "tiny.h5", "-o", tmp_path)
+    assert result.exit_code == 2
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_example_runs(tmp_path):
+    pytest.importorskip("tensorflow", reason="conversion needs TensorFlow")
+    result = subprocess.run(
+        [sys.executable, "examples/deploy_motion.py", str(tmp_path / "example")],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "PASS, 12 of 12 samples bit-exact" in result.stdout

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codesign.certificate import validate_certificate
+from codesign.errors import InputError
+from codesign.hil import validate_result
 from codesign.signoff.comparison import compare
 from codesign.signoff.folder import REPORT, SIGNOFF, artifact_hashes, build_facts, sha256_of, unlike_file
 from codesign.signoff.record import signoff_document, write_signoff
@@ -18,6 +21,19 @@ if TYPE_CHECKING:
     from codesign.quantization import Calibration, IntegerNetwork
     from codesign.toolchain import Build
     from codesign.verification import Criteria
+
+
+def _valid(
+    document: Mapping[str, Any] | None, validate: Callable[[Any], object], problems: list[str]
+) -> Mapping[str, Any] | None:
+    if document is None:
+        return None
+    try:
+        validate(dict(document))
+    except InputError as error:
+        problems.append(str(error))
+        return None
+    return document
 
 
 def sign_off(
@@ -50,6 +66,9 @@ def sign_off(
     signoff = decide(certificate, hil, facts, artifacts, criteria)
     contents = (("certificate.json", certificate), ("hil.json", hil))
     problems = [p for name, content in contents if (p := unlike_file(folder / name, content)) is not None]
+    # What does not follow its schema is judged (and fails), but not drawn.
+    certificate = _valid(certificate, validate_certificate, problems)
+    hil = _valid(hil, validate_result, problems)
     if problems:
         signoff = replace(signoff, verdict="FAIL", failures=(*signoff.failures, *problems))
     comparison = compare(certificate, hil, float_network, integer_network, data)

@@ -68,26 +68,28 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 @_styled
-def outputs_figure(comparison: Comparison, searched: Float64Array | None) -> str:
-    """Per output: certified bound (median and largest over samples), largest observed error on the device, and the
-    largest that the adversarial search found, `searched` (O,). '' where there is nothing to draw."""
-    error, bound = comparison.error, comparison.bound
+def outputs_figure(comparison: Comparison, bound: Float64Array, searched: Float64Array) -> str:
+    """Per output: certified bound, median and largest of regions; largest error seen on the device; largest that the
+    adversarial search found. `bound`, `searched`: (regions, O). '' where nothing was run."""
+    error = comparison.error
     if not error.size:
         return ""
-    known = ~np.isnan(bound).all(axis=0) if len(bound) else np.zeros(error.shape[1], bool)
     position = np.arange(error.shape[1])
     figure, axes = _figure(6.4, 3.1)
-    if known.all():
-        median, largest = np.nanmedian(bound, axis=0), np.nanmax(bound, axis=0)
-        axes.bar(position, median, 0.72, color=BOUND, label="certified bound, median of samples")
+    drawn = [error.max(axis=0)]
+    if bound.ndim == 2 and len(bound) and bound.shape[1] == error.shape[1]:
+        median, largest = np.median(bound, axis=0), bound.max(axis=0)
+        drawn += [median, largest]
+        axes.bar(position, median, 0.72, color=BOUND, label="certified bound, median of regions")
         spread = np.vstack([np.zeros_like(median), largest - median])
         axes.errorbar(
             position, median, spread, fmt="none", ecolor="#48618a", capsize=3, lw=1, label="up to the largest"
         )
     axes.plot(position, error.max(axis=0), "o", ms=5, color=DEVICE, label="largest error seen on the device")
-    if searched is not None and searched.shape == position.shape:
-        axes.plot(position, searched, "_", ms=11, mew=2, color=SEARCH, label="largest found by adversarial search")
-    _scale(axes, [error.max(axis=0), *([bound[~np.isnan(bound)]] if known.all() else [])])
+    if searched.shape == bound.shape and len(drawn) > 1:
+        drawn.append(searched.max(axis=0))
+        axes.plot(position, drawn[-1], "_", ms=11, mew=2, color=SEARCH, label="largest found by adversarial search")
+    _scale(axes, drawn)
     axes.set(title="Per output", xlabel="output", ylabel="|integer − float|")
     axes.grid(False, axis="x")
     if len(position) <= 24:
@@ -139,7 +141,7 @@ def steps_figure(steps: StepErrors, number: int) -> str:
     axes.set(
         title=f"Hidden state of {steps.layer.replace('$', '')}, per time step",
         xlabel="time step",
-        ylabel="max over units |int h − float h|",
+        ylabel="max |integer h − float h|",
     )
     axes.set_xlim(0.5, len(time) + 0.5)
     return _finish(figure, f"steps{number}")

@@ -63,10 +63,16 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(g=_g, up=_up, n=_n, pct=_pct)
+    environment.filters.update(g=_g, up=_up, n=_n, pct=_pct, plain=lambda value: f"{value:g}")
     certificate, hil, build = certificate or {}, hil or {}, build or {}
     regions = [r for r in _list(certificate.get("regions")) if is_kind(r.get("bound"), "numbers")]
-    figures = [plots.outputs_figure(comparison, _searched(regions)), plots.samples_figure(comparison)]
+    figures = [
+    figures = [
+        plots.outputs_figure(comparison, _stacked(regions, "bound"), _stacked(regions, "observed")),
+        plots.samples_figure(comparison),
+    ]
+        plots.samples_figure(comparison),
+    ]
     steps = [plots.steps_figure(s, k) for k, s in enumerate(comparison.per_step)]
     return environment.get_template("report.html.j2").render(
         s=document,
@@ -90,12 +96,12 @@ def render(
     )
 
 
-def _searched(regions: list[Mapping[str, Any]]) -> plots.Float64Array | None:
-    rows = [r["observed"] for r in regions if is_kind(r.get("observed"), "numbers")]
-    if not rows or len({len(r) for r in rows}) != 1:
-        return None
-    result: plots.Float64Array = np.array(rows, np.float64).max(axis=0)
-    return result
+def _stacked(regions: list[Mapping[str, Any]], key: str) -> plots.Float64Array:
+    """The regions' lists under `key` as (regions, O); empty where they are not of one length."""
+    rows = [r[key] for r in regions if is_kind(r.get(key), "numbers")]
+    if len(rows) != len(regions) or len({len(r) for r in rows}) != 1:
+        return np.zeros((0, 0))
+    return np.array(rows, np.float64)
 
 
 def _model(model: Classified) -> dict[str, Any]:
@@ -164,6 +170,9 @@ def _region(region: Mapping[str, Any]) -> dict[str, Any]:
     bound, observed = max(region["bound"], default=None), region.get("observed_max")
     found = float(observed) if observed is not None and is_kind(observed, "number") else 0.0
     ratio = bound / found if bound is not None and found > 0 else None
+    logit, abstract = region.get("logit_bound"), region.get("abstract_lower")
+    known = is_kind(logit, "numbers") and logit and abstract is not None and is_kind(abstract, "number")
+    tightness = max(logit or ()) / abstract if known and abstract is not None and abstract > 0 else None
     return {
         "id": region.get("id"),
         "radius": region.get("radius"),
@@ -171,6 +180,7 @@ def _region(region: Mapping[str, Any]) -> dict[str, Any]:
         "bound": bound,
         "observed": observed,
         "ratio": ratio,
+        "tightness": tightness,
         "top1": region.get("top1"),
         "reason": region.get("reason") or "",
     }

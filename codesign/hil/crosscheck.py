@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,10 @@ import numpy.typing as npt
 
 from codesign.errors import InputError
 from codesign.hil.divergence import compare_trace, find_divergence
-from codesign.hil.protocol import DeviceError
+from codesign.hil.journal import optional_journal
+from codesign.hil.protocol import DeviceError, Metrics
 from codesign.hil.result import HilResult
+from codesign.hil.session import Recovery, Session
 from codesign.hil.target import Target
 from codesign.network.model import FloatNetwork
 from codesign.quantization.integer import Int8Array, IntegerNetwork
@@ -54,6 +59,9 @@ def cross_check(
     traced_samples: int = 1,
     quantized_samples: int = 3,
     progress: Progress | None = None,
+    journal: Path | None = None,
+    resume: bool = False,
+    recovery: Recovery | None = None,
 ) -> HilResult:
     """Send every sample of x, float32 (N, T, D), to the target and compare.
 
@@ -67,28 +75,41 @@ def cross_check(
     an output, flattened, or None) and 'top1' ('proved', 'refuted' or 'unknown', or None). Returns the content of
     hil.json; what failed is in 'failures', also when the device dies on the way. Raises InputError on inputs that do
     not fit.
+
+    Every answer is appended to the file `journal` as it arrives; with `resume` those of an interrupted run of the same
+    artifacts and samples are not asked for again. A device that is lost on the way is got back as `recovery` says; the
+    result's 'link' tells what happened.
     """
     started = time.time()
     x = _checked_inputs(network, x)
     tags = _checked_labels(labels, len(x))
     holds = _by_sample(regions or (), len(x), int(np.prod(network.output.shape)))
     found = _Findings()
-    comparable = _check_identity(target, network, build_id, found.failures)
-    if comparable:
-        try:
-            _run(target, network, float_network, x, tags, holds, traced_samples, quantized_samples, progress, found)
-        except DeviceError as error:
-            found.failures.append(str(error))
-    metrics = None
-    if comparable:
-        try:
-            metrics = target.device.metrics()
-        except DeviceError as error:
-            found.failures.append(f"no metrics: {error}")
-    if metrics and metrics.stack_high_water >= metrics.stack_size:
-        found.failures.append(
-            f"the firmware used all of its stack ({metrics.stack_size} bytes): it may have overflowed"
-        )
+    run = {
+        "int8_sha256": network.sha256,
+        "float_sha256": float_network.sha256,
+        "board": target.identity.board,
+        "build_id": target.identity.build_id.hex(),
+        "device_model": target.identity.model_hash.hex(),
+        "emulated": target.emulated,
+        "counter": target.counter,
+        "samples_sha256": hashlib.sha256(x.tobytes() + json.dumps(tags).encode()).hexdigest(),
+        "traced_samples": traced_samples,
+        "quantized_samples": quantized_samples,
+    }
+    with optional_journal(journal, run, resume) as answers:
+        session = Session(target, answers, recovery)
+        comparable = _check_identity(target, network, build_id, found.failures)
+        metrics = None
+        if comparable:
+            try:
+                _run(
+                    session, network, float_network, x, tags, holds, traced_samples, quantized_samples, progress, found
+                )
+                session.confirm_identity()
+            except DeviceError as error:
+                found.failures.append(str(error))
+            metrics = _metrics(session, found.failures)
     _judge(found, len(x))
     identity = target.identity
     return {
@@ -112,8 +133,26 @@ def cross_check(
         "samples": found.samples,
         "traces": found.traces,
         "divergence": found.divergence,
+        "link": session.link(),
         "seconds": time.time() - started,
     }
+
+
+def _metrics(session: Session, failures: list[str]) -> Metrics | None:
+    try:
+        metrics = session.metrics()
+    except DeviceError as error:
+        failures.append(f"no metrics: {error}")
+        return None
+    if metrics.stack_high_water >= metrics.stack_size:
+        failures.append(f"the firmware used all of its stack ({metrics.stack_size} bytes): it may have overflowed")
+    if metrics.invocations < session.answered:
+        session.note(
+            "metrics",
+            None,
+            f"the device was reset on the way: it has counted {metrics.invocations} of {session.answered} inferences",
+        )
+    return metrics
 
 
 def _check_identity(target: Target, network: IntegerNetwork, build_id: bytes | str | None, failures: list[str]) -> bool:
@@ -138,7 +177,7 @@ def _check_identity(target: Target, network: IntegerNetwork, build_id: bytes | s
 
 
 def _run(
-    target: Target,
+    session: Session,
     network: IntegerNetwork,
     float_network: FloatNetwork,
     x: npt.NDArray[np.float32],
@@ -161,23 +200,31 @@ def _run(
             "they are not the same network"
         )
     classes = network.output.shape[-1]
-    _check_quantisation(target, x[:quantized_samples], q, found)
+    _check_quantisation(session, x[:quantized_samples], q, found)
     for index in range(min(traced_samples, len(x))):
-        trace = target.device.trace(q[index])
-        record, problem = compare_trace(network, float_network, x[index], q[index], trace)
-        found.traces.append({"sample": index, **record})
-        if problem:
-            found.failures.append(f"sample {index}: {problem}")
+
+        def traced(index: int = index) -> dict[str, Any]:
+            trace = session.target.device.trace(q[index])
+            record, problem = compare_trace(network, float_network, x[index], q[index], trace)
+            return {"trace": record, "problem": problem}
+
+        traced_record = session.record("trace", index, traced)
+        found.traces.append({"sample": index, **traced_record["trace"]})
+        if traced_record["problem"]:
+            found.failures.append(f"sample {index}: {traced_record['problem']}")
     first: Int8Array | None = None
     for index in range(len(x)):
-        inference = target.device.infer(q[index])
-        output = inference.output
+        output, count = session.infer(index, q[index])
         if output.shape != reference[index].shape:
             raise DeviceError(f"the device returned {output.size} outputs instead of {reference[index].size}")
         first = output if first is None else first
         exact = bool(np.array_equal(output, reference[index]))
         if not exact and found.divergence is None:
-            found.divergence = {"sample": index, **find_divergence(target.device, network, q[index])}
+
+            def diverging(index: int = index) -> dict[str, Any]:
+                return {"divergence": find_divergence(session.target.device, network, q[index])}
+
+            found.divergence = {"sample": index, **session.record("divergence", index, diverging)["divergence"]}
         value = dequantize(network.output, output)
         found.samples.append(
             {
@@ -188,21 +235,21 @@ def _run(
                 "bit_exact": exact,
                 "max_error": float(np.max(np.abs(value - real[index]))),
                 **_against_region(value, real[index], holds[index], classes),
-                "count": target.count(inference),
+                "count": count,
             }
         )
         if progress:
             progress(index + 1, len(x))
-    if not np.array_equal(target.device.infer(q[0]).output, np.asarray(first)):
+    if not np.array_equal(session.repeat(0, q[0]), np.asarray(first)):
         found.failures.append("sample 0 gives another output when sent again: the device keeps state between inputs")
 
 
-def _check_quantisation(target: Target, x: npt.NDArray[np.float32], q: Int8Array, found: _Findings) -> None:
+def _check_quantisation(session: Session, x: npt.NDArray[np.float32], q: Int8Array, found: _Findings) -> None:
     for index, values in enumerate(x):
         if 4 * values.size > 0xFFFF:
             return  # does not fit a frame; such models take int8 inputs only
         found.quantize_checked += 1
-        device = target.device.quantize(values)
+        device = session.quantize(index, values)
         if np.array_equal(device, q[index]):
             found.quantize_equal += 1
             continue

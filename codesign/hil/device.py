@@ -5,10 +5,12 @@ It only ever sees a pyserial port name: a real /dev/ttyACM0 and an emulated boar
 
 from __future__ import annotations
 
+import errno
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +30,7 @@ from codesign.hil.protocol import (
     Frame,
     Identity,
     Inference,
+    LinkLostError,
     Metrics,
     NoReplyError,
     TraceStep,
@@ -45,11 +48,30 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.05
 _RESYNC_BYTES = 256
 _START_TIMEOUT = 0.3
+_REOPEN_SECONDS = 0.05
+_OWN_BAUD_SECONDS = 3.0
+_LOCKED = (errno.EAGAIN, errno.EACCES, errno.EBUSY)
 _FAULT = struct.Struct("<BBIII")
 
 
 class _GarbledRequestError(Exception):
-    """The device saw a bad CRC: worth sending again at once."""
+    """The device saw a damaged request: worth sending again at once. `refusal` says what it answered."""
+
+    def __init__(self, refusal: str = "") -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+@dataclass
+class LinkStatistics:
+    """What happened on the line since the port was opened: counts of events, and bytes that were no frame."""
+
+    resent: int = 0
+    refused: int = 0
+    stale_replies: int = 0
+    bad_crc: int = 0
+    discarded_bytes: int = 0
+    reopened: int = 0
 
 
 class Device:
@@ -57,7 +79,8 @@ class Device:
 
     `timeout` bounds, in seconds, the silence before a reply (transmission time at `baud` comes on top); a request is
     sent at most 1 + `retries` times. `diagnose` may tell why the link died (an emulator knows); its sentence goes into
-    the error. All methods raise DeviceError.
+    the error. The port is locked against other programs. All methods raise DeviceError; NoReplyError and LinkLostError
+    are those after which `recover` may succeed.
     """
 
     def __init__(
@@ -85,17 +108,32 @@ class Device:
         self._queue: deque[Frame] = deque()
         self._max_request = _RESYNC_BYTES
         self._link_errors: tuple[type[Exception], ...] = (serial.SerialException, OSError, TypeError)
+        self.statistics = LinkStatistics()
+        self._lost = False
+        self._serial: serial.Serial = self._open()
+
+    def _open(self) -> serial.Serial:
+        import serial
+
+        port = self.port
         try:
-            self._serial: serial.Serial = serial.Serial(
-                port, baud, timeout=POLL_SECONDS, write_timeout=timeout + self._airtime(1 << 16)
+            opened = serial.Serial(
+                port,
+                self._baud,
+                timeout=POLL_SECONDS,
+                write_timeout=self.timeout + self._airtime(1 << 16),
+                exclusive=True,
             )
-            self._serial.reset_input_buffer()
+            opened.reset_input_buffer()
         except PermissionError as error:
             raise DeviceError(self._no_permission()) from error
         except (serial.SerialException, OSError, ValueError) as error:
-            if getattr(error, "errno", None) == 13:
+            if "exclusively lock" in str(error) or getattr(error, "errno", None) in _LOCKED[:1]:
+                raise DeviceError(f"serial port {port} is in use by another program; end it first") from error
+            if getattr(error, "errno", None) == errno.EACCES:
                 raise DeviceError(self._no_permission()) from error
-            raise DeviceError(f"serial port {port} cannot be opened: {_first_line(error)}") from error
+            raise LinkLostError(f"serial port {port} cannot be opened: {_first_line(error)}") from error
+        return opened
 
     def __enter__(self) -> Device:
         return self
@@ -107,22 +145,69 @@ class Device:
         """Close the port; harmless when repeated."""
         self._serial.close()
 
-    def connect(self, seconds: float = 10.0) -> Identity:
-        """Identify a device that may still be starting, and lose what it is sent until then: ask often, not long."""
+    @property
+    def baud(self) -> int:
+        """The line's rate; `connect` may have changed it to a fallback."""
+        return self._baud
+
+    def connect(self, seconds: float = 10.0, fallback_bauds: Sequence[int] = ()) -> Identity:
+        """Identify a device that may still be starting, and lose what it is sent until then: ask often, not long.
+
+        After a while without an answer, `fallback_bauds` are tried in turn with the port's own rate.
+        """
         patience = self.timeout, self.retries
-        limit = time.monotonic() + seconds
+        begun = time.monotonic()
+        own = self._baud
+        bauds = [own, *(baud for baud in fallback_bauds if baud != own)]
+        turn = 0
         self.timeout, self.retries = min(self.timeout, _START_TIMEOUT), 0
         try:
-            while time.monotonic() < limit:
+            while (passed := time.monotonic() - begun) < seconds:
+                if len(bauds) > 1 and passed > min(_OWN_BAUD_SECONDS, seconds / 2):
+                    turn += 1
+                    self._set_baud(bauds[turn % len(bauds)])
                 try:
                     return self.identify()
                 except NoReplyError:
                     continue
+        except DeviceError:
+            self._baud = own
+            raise
         finally:
             self.timeout, self.retries = patience
+        if turn:
+            self._set_baud(own)
         raise NoReplyError(
             f"no valid reply from {self.port} within {seconds:g} s; is the firmware flashed and the port the right one?"
         )
+
+    def recover(self, seconds: float = 10.0) -> Identity:
+        """Get a lost device back within `seconds`: open a port that vanished again, resynchronise, identify.
+
+        NoReplyError or LinkLostError where the device stays away; DeviceError where it is dead for good.
+        """
+        limit = time.monotonic() + seconds
+        while True:
+            try:
+                if self._lost:
+                    self._serial.close()
+                    self._serial = self._open()
+                    self._lost = False
+                    self.statistics.reopened += 1
+                    self._forget()
+                return self.connect(max(limit - time.monotonic(), POLL_SECONDS))
+            except LinkLostError:
+                self._lost = True
+                if time.monotonic() >= limit:
+                    raise
+                time.sleep(_REOPEN_SECONDS)
+
+    def _set_baud(self, baud: int) -> None:
+        self._baud = baud
+        try:
+            self._serial.baudrate = baud
+        except self._link_errors as error:
+            raise self._broken(None, error) from error
 
     def identify(self) -> Identity:
         """Who is there: model hash, build id, sizes, board."""
@@ -137,6 +222,7 @@ class Device:
     def trace(self, q: Int8Array) -> DeviceTrace:
         """Run one inference on the int8 input (T, D) and get the hidden state of every LSTM layer and step."""
         steps: list[TraceStep] = []
+        refusal = ""
         for attempt in self._attempts(Command.TRACE):
             steps = []
             try:
@@ -145,9 +231,12 @@ class Device:
                     if step.layer == CLOSING_LAYER:
                         return DeviceTrace(tuple(steps), step.hidden)
                     steps.append(step)
-            except _GarbledRequestError:
-                pass
+                refusal = ""
+            except _GarbledRequestError as error:
+                refusal = error.refusal
             self._resync(attempt)
+        if refusal:
+            raise DeviceError(refusal)
         raise self._silence(Command.TRACE, f" after {len(steps)} trace frames" if steps else "")
 
     def metrics(self) -> Metrics:
@@ -163,19 +252,24 @@ class Device:
         return np.frombuffer(payload, np.int8).reshape(values.shape)
 
     def _single(self, command: Command, payload: bytes) -> bytes:
+        refusal = ""
         for attempt in self._attempts(command):
             try:
                 for reply in self._request(command, payload, many=False):
                     return reply
-            except _GarbledRequestError:
-                pass
+                refusal = ""
+            except _GarbledRequestError as error:
+                refusal = error.refusal
             self._resync(attempt)
+        if refusal:
+            raise DeviceError(refusal)
         raise self._silence(command)
 
     def _attempts(self, command: Command) -> Iterator[int]:
         for attempt in range(1 + self.retries):
             if attempt and (reason := self._reason()):
                 raise DeviceError(f"the device died during {command.name.lower()}: {reason}")
+            self.statistics.resent += attempt > 0
             yield attempt
 
     def _request(self, command: Command, payload: bytes, many: bool) -> Iterator[bytes]:
@@ -202,8 +296,11 @@ class Device:
                     self._refuse(command, frame)
                 elif frame.type == command | REPLY and frame.sequence == self._sequence:
                     return frame
+                else:
+                    self.statistics.stale_replies += 1
             if time.monotonic() >= deadline:
                 self._queue.extend(self._decoder.flush())
+                self._count_noise()
                 if not self._queue:
                     return None
                 continue
@@ -217,12 +314,14 @@ class Device:
         code, about = (*frame.payload[:2], 0, 0)[:2]
         if code in (ErrorCode.UNKNOWN_TYPE, ErrorCode.WRONG_LENGTH) and about != command:
             return  # about bytes that were on the line before
+        self.statistics.refused += code != ErrorCode.FAULT
         if code == ErrorCode.BAD_CRC:
             raise _GarbledRequestError
         if code == ErrorCode.UNKNOWN_TYPE:
             raise DeviceError(f"the device does not know the request {command.name.lower()}; rebuild the firmware")
         if code == ErrorCode.WRONG_LENGTH:
-            raise DeviceError(
+            # Said of a header that no CRC has covered yet: a damaged length looks the same.
+            raise _GarbledRequestError(
                 f"the device refuses the length of the {command.name.lower()} request: "
                 "its model has another input shape"
             )
@@ -246,8 +345,16 @@ class Device:
                 pass
         except self._link_errors as error:
             raise self._broken(None, error) from error
+        self._forget()
+
+    def _forget(self) -> None:
         self._decoder.flush()
         self._queue.clear()
+        self._count_noise()
+
+    def _count_noise(self) -> None:
+        self.statistics.bad_crc = self._decoder.bad_crc
+        self.statistics.discarded_bytes = self._decoder.discarded
 
     def _airtime(self, count: int) -> float:
         return count * 10.0 / self._baud
@@ -265,13 +372,15 @@ class Device:
         )
 
     def _broken(self, command: Command | None, error: Exception) -> DeviceError:
+        self._lost = True
         # The emulator's own words come a moment after its end of the pseudo-terminal closes.
         limit = time.monotonic() + 1.0
         while self._diagnose and not self._reason() and time.monotonic() < limit:
             time.sleep(0.02)
         during = f" during {command.name.lower()}" if command else ""
-        told = self._reason() or f"the link broke ({_first_line(error)})"
-        return DeviceError(f"the device on {self.port} died{during}: {told}")
+        if reason := self._reason():
+            return DeviceError(f"the device on {self.port} died{during}: {reason}")
+        return LinkLostError(f"the device on {self.port} died{during}: the link broke ({_first_line(error)})")
 
     def _no_permission(self) -> str:
         return f"no permission to open {self.port}: add yourself to its group (sudo usermod -aG dialout $USER)"

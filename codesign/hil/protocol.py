@@ -40,6 +40,10 @@ class NoReplyError(DeviceError):
     """Silence, or nothing but noise, until the deadline."""
 
 
+class LinkLostError(DeviceError):
+    """The serial port broke or cannot be opened: a cable pulled, a device that re-enumerates."""
+
+
 class Command(IntEnum):
     """Request types."""
 

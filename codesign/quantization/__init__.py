@@ -1,8 +1,10 @@
-"""Conversion of a float model to int8 .tflite, and reading a .tflite back as an integer network."""
+"""Conversion of a float model to an integer .tflite (int8 or int16 activations), and reading one back."""
 
 from codesign.quantization.calibration import Calibration, default_calibration_path, load_calibration
 from codesign.quantization.convert import convert
+from codesign.quantization.int16 import to_int16
 from codesign.quantization.integer import (
+    Activations,
     IntActivation,
     IntDense,
     IntegerNetwork,
@@ -14,9 +16,10 @@ from codesign.quantization.integer import (
     Profile,
     QuantizedTensor,
 )
-from codesign.quantization.reader import read_integer_network, with_profile
+from codesign.quantization.reader import parse_integer_network, read_integer_network, with_profile
 
 __all__ = [
+    "Activations",
     "Calibration",
     "IntActivation",
     "IntDense",
@@ -31,6 +34,8 @@ __all__ = [
     "convert",
     "default_calibration_path",
     "load_calibration",
+    "parse_integer_network",
     "read_integer_network",
+    "to_int16",
     "with_profile",
 ]

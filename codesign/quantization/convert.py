@@ -1,4 +1,4 @@
-"""Conversion of a float model to a full-integer int8 .tflite by the TensorFlow Lite converter."""
+"""Conversion of a float model to a full-integer .tflite: int8 by the TensorFlow Lite converter, int16 from that."""
 
 from __future__ import annotations
 
@@ -9,29 +9,40 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from codesign.errors import CodesignError, InputError, MissingToolError
 from codesign.network import Activation, Dense, FloatNetwork, Lstm, load_network
 from codesign.quantization.calibration import Calibration, default_calibration_path, load_calibration
+from codesign.quantization.int16 import to_int16
+from codesign.quantization.integer import Activations
+from codesign.quantization.reader import parse_integer_network
 
 EXIT_MISSING = 3  # the worker's exit code where TensorFlow cannot be imported
 CONVERTER_CELL_CLIP = 10.0  # what the converter writes into every LSTM
 
 
-def convert(model_path: str | Path, output_path: str | Path, calibration_path: str | Path | None = None) -> Path:
-    """Convert a float model (.h5, .keras or float .tflite) to int8 .tflite; returns the output's path.
+def convert(
+    model_path: str | Path,
+    output_path: str | Path,
+    calibration_path: str | Path | None = None,
+    activations: Activations = "int8",
+) -> Path:
+    """Convert a float model (.h5, .keras or float .tflite) to an integer .tflite; returns the output's path.
 
-    Full integer: int8 in and out, int8 weights and activations, fused UNIDIRECTIONAL_SEQUENCE_LSTM operators. Ranges
-    come from the calibration samples, each run from the zero state; the file defaults to NAME.calib.npz beside the
+    Full integer: int8 weights, int8 or int16 activations, in and out, fused UNIDIRECTIONAL_SEQUENCE_LSTM operators.
+    TensorFlow makes the int8 file; the int16 one, which TFLM runs and TFLite does not, is made from it (int16.py).
+    Ranges come from the calibration samples, each run from the zero state; the file defaults to NAME.calib.npz beside the
     model. The same input gives the same bytes. The output is written whole or not at all.
 
     Raises InputError for a bad model, calibration file or output path, MissingToolError where TensorFlow is not
     installed, CodesignError where the converter fails or does not give a full-integer model.
     """
     model_path, output_path = Path(model_path), Path(output_path)
+    if activations not in get_args(Activations):
+        raise InputError(f"unknown type of activations '{activations}'; use one of {', '.join(get_args(Activations))}")
     _check_output(model_path, output_path)
     network = load_network(model_path)
     for layer in network.layers:
@@ -47,6 +58,9 @@ def convert(model_path: str | Path, output_path: str | Path, calibration_path: s
         raise InputError(f"calibration file {calibration_path}: x is zero everywhere, so that it gives no range")
     content = _run_worker(network, calibration)
     _check_result(content, network)
+    if activations == "int16":
+        content = to_int16(parse_integer_network(content, network.name), network)
+        parse_integer_network(content, network.name)  # whatever it refuses would not run
     _write(output_path, content)
     return output_path
 

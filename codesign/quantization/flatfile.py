@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
-from codesign.quantization.integer import QuantizedTensor
+from codesign.quantization.integer import Activations, QuantizedTensor
 
 MAX_FILE_BYTES = 64 << 20
 MAX_TENSORS = 4096
@@ -31,7 +31,7 @@ MAX_OPERATORS = 512
 MAX_RANK = 6
 MAX_ELEMENTS = 1 << 24
 
-_DTYPES: dict[str, Any] = {"int8": np.dtype("i1"), "int32": np.dtype("<i4")}
+_DTYPES: dict[str, Any] = {"int8": np.dtype("i1"), "int32": np.dtype("<i4"), "int64": np.dtype("<i8")}
 # What the accessors raise when an offset or a length in the file is wrong.
 _ACCESS_ERRORS = (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 
@@ -330,22 +330,27 @@ class TfliteFile:
             raise self.refuse(f"tensor '{tensor.name}' has to be quantized per tensor with zero point 0.")
         return tensor.scales[0]
 
-    def activation(self, tensor: Tensor, shape: tuple[int, ...]) -> QuantizedTensor:
-        """An int8 activation as data, of logical `shape` (no batch); its element count has to agree."""
-        if tensor.dtype != "int8":
+    def activation(self, tensor: Tensor, shape: tuple[int, ...], dtype: Activations | None = None) -> QuantizedTensor:
+        """An activation as data, of logical `shape` (no batch); its element count and `dtype` have to agree."""
+        kind: Activations = "int16" if tensor.dtype == "int16" else "int8"
+        if tensor.dtype != kind:
             raise self.refuse(
                 f"tensor '{tensor.name}' is {tensor.dtype}; only full-integer models with int8 input, output and "
-                "activations are supported: convert with 'codesign convert'."
+                "activations, or with int16 ones, are supported: convert with 'codesign convert'."
             )
+        if dtype not in (None, kind):
+            raise self.refuse(f"tensor '{tensor.name}' is {kind}, but activations before it are {dtype}.")
         self.check_scales(tensor)
         if len(tensor.scales) != 1:
             raise self.refuse(f"activation '{tensor.name}' has {len(tensor.scales)} scales; one is supported.")
-        if not -128 <= tensor.zero_points[0] <= 127:
+        if kind == "int8" and not -128 <= tensor.zero_points[0] <= 127:
             raise self.refuse(f"tensor '{tensor.name}' has the zero point {tensor.zero_points[0]}, outside int8.")
+        if kind == "int16" and tensor.zero_points[0] != 0:
+            raise self.refuse(f"tensor '{tensor.name}' has the zero point {tensor.zero_points[0]}; int16 ones need 0.")
         if any(d < 1 for d in tensor.dims) or not 0 < tensor.size <= MAX_ELEMENTS:
             raise self.refuse(f"tensor '{tensor.name}' has the shape {list(tensor.dims)}; a fixed shape is needed.")
         if tensor.size != math.prod(shape):
             raise self.refuse(f"tensor '{tensor.name}' has shape {list(tensor.dims)} where {list(shape)} was expected.")
         if tensor.is_variable or self.data_length(tensor):
             raise self.refuse(f"tensor '{tensor.name}' is a constant or a variable where an activation is needed.")
-        return QuantizedTensor(tensor.name, shape, "int8", tensor.scales[0], tensor.zero_points[0])
+        return QuantizedTensor(tensor.name, shape, kind, tensor.scales[0], tensor.zero_points[0])

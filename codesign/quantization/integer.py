@@ -2,18 +2,24 @@
 
 Read back from a full-integer .tflite. A real value is scale * (q - zero_point). Scales are the file's float32 values,
 held as Python floats. Gate order is i, f, c, o. Shapes leave out the batch.
+
+Activations are int8 throughout, with any zero point and int32 biases, or int16 throughout, with zero point 0 and int64
+biases; weights are int8 and cells int16 in both. int16 accumulators are rescaled by MBQM64 (`Multiplier.reduced`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Any, Literal, Union
 
 import numpy as np
 import numpy.typing as npt
 
 Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
+ActivationArray = npt.NDArray[Any]  # int8 or int16, as the network's activations are
+BiasArray = npt.NDArray[Any]  # int32 where activations are int8, int64 where they are int16
+Activations = Literal["int8", "int16"]
 Profile = Literal["tflm-double", "tflm-float"]
 
 
@@ -23,9 +29,19 @@ class QuantizedTensor:
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["int8", "int16"]
+    dtype: Activations
     scale: float
     zero_point: int
+
+    @property
+    def q_min(self) -> int:
+        """The smallest value of its type."""
+        return -128 if self.dtype == "int8" else -32768
+
+    @property
+    def q_max(self) -> int:
+        """The largest value of its type."""
+        return 127 if self.dtype == "int8" else 32767
 
 
 @dataclass(frozen=True)
@@ -40,17 +56,27 @@ class Multiplier:
         """The exact value represented."""
         return float(self.m) * 2.0 ** (self.e - 31)
 
+    @property
+    def reduced(self) -> int:
+        """m in 16 bits, as the int64 accumulators of int16 activations are rescaled: r with value r * 2^(e - 15)."""
+        return (self.m + (1 << 15)) >> 16 if self.m < 0x7FFF0000 else 0x7FFF
+
+    @property
+    def reduced_real(self) -> float:
+        """The exact value of r * 2^(e - 15); relative distance from `real` at most 2^-15."""
+        return float(self.reduced) * 2.0 ** (self.e - 15)
+
 
 @dataclass(frozen=True, eq=False)
 class IntLstm:
-    """UNIDIRECTIONAL_SEQUENCE_LSTM, int8 activations and weights, int16 cell. Always yields the whole sequence."""
+    """UNIDIRECTIONAL_SEQUENCE_LSTM, int8 weights, int16 cell. Always yields the whole sequence."""
 
     name: str
     input: QuantizedTensor  # (T, D)
     output: QuantizedTensor  # (T, H); also the hidden state's quantization
     W: Int8Array  # (4, H, D)
     R: Int8Array  # (4, H, H)
-    b: Int32Array  # (4, H), at scale input.scale * W_scale[g]
+    b: BiasArray  # (4, H), at scale input.scale * W_scale[g]
     W_scale: tuple[float, float, float, float]
     R_scale: tuple[float, float, float, float]
     cell_shift: int  # p: the cell scale is 2^p
@@ -78,7 +104,7 @@ class IntDense:
     input: QuantizedTensor
     output: QuantizedTensor
     W: Int8Array  # (M, N)
-    b: Int32Array  # (M,), zeros where the file has none
+    b: BiasArray  # (M,), zeros where the file has none
     W_scale: tuple[float, ...]  # length 1 (per tensor) or M (per channel)
     multipliers: tuple[Multiplier, ...]  # same length as W_scale
     act_min: int
@@ -87,7 +113,7 @@ class IntDense:
 
 @dataclass(frozen=True)
 class IntActivation:
-    """SOFTMAX, LOGISTIC, TANH or RELU on int8."""
+    """SOFTMAX, LOGISTIC, TANH or RELU."""
 
     name: str
     kind: Literal["softmax", "sigmoid", "tanh", "relu"]
@@ -132,3 +158,8 @@ class IntegerNetwork:
     sha256: str
     profile: Profile
     content: bytes
+
+    @property
+    def activations(self) -> Activations:
+        """The integer type of the input, the output and everything between operators."""
+        return self.input.dtype

@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from codesign.errors import InputError
 from codesign.quantization.flatfile import Operator, Tensor, TfliteFile
 from codesign.quantization.integer import (
+    BiasArray,
     Int8Array,
-    Int32Array,
     IntActivation,
     IntDense,
     IntegerNetwork,
@@ -33,25 +32,31 @@ from codesign.quantization.integer import (
     QuantizedTensor,
 )
 from codesign.quantization.multipliers import (
+    UNIT_SCALE,
     dense_multiplier,
     gate_multiplier,
     product_multiplier,
     quantize_multiplier,
+    softmax_multiplier,
+    table_multiplier,
 )
 
 INT32_MAX = (1 << 31) - 1
+MAX_ACCUMULATOR_16 = (1 << 47) - 1  # TFLM's bound on int64 accumulators
 CELL_SHIFTS = range(-20, 1)  # cell ranges from +-2^-5 to +-2^15; converters give about -15 to -9
 MAX_SOFTMAX_DEPTH = 4095  # the Q12.19 sum of exponentials stays inside int32
 
 _FUSED_NONE, _FUSED_RELU, _FUSED_TANH = 0, 1, 4
+_INT32 = 2  # TensorType
 
 
 def read_integer_network(path: str | os.PathLike[str], profile: Profile = "tflm-double") -> IntegerNetwork:
-    """The integer network in the int8 .tflite file `path`, with effective multipliers for `profile`.
+    """The integer network in the .tflite file `path`, with effective multipliers for `profile`.
 
     The file has to be a chain of UNIDIRECTIONAL_SEQUENCE_LSTM, FULLY_CONNECTED, SOFTMAX, LOGISTIC, TANH, RELU,
-    STRIDED_SLICE (the last time step) and RESHAPE at batch size 1, int8 throughout. Shapes in the result leave out the
-    batch; FULLY_CONNECTED acts on the last axis whether or not the file keeps its dimensions.
+    STRIDED_SLICE (the last time step) and RESHAPE at batch size 1, with int8 weights and either int8 or
+    int16 activations throughout. Shapes in the result leave out the batch; FULLY_CONNECTED acts on the last axis
+    whether or not the file keeps its dimensions.
 
     Raises InputError, naming the operator or tensor, for everything else and for damaged files.
     """
@@ -64,7 +69,12 @@ def read_integer_network(path: str | os.PathLike[str], profile: Profile = "tflm-
 
 def with_profile(network: IntegerNetwork, profile: Profile) -> IntegerNetwork:
     """The same file read for another semantics profile."""
-    file = TfliteFile(f"{network.name}.tflite", network.content)
+    return parse_integer_network(network.content, network.name, profile)
+
+
+def parse_integer_network(content: bytes, name: str, profile: Profile = "tflm-double") -> IntegerNetwork:
+    """As read_integer_network, from the bytes of a file."""
+    file = TfliteFile(f"{name}.tflite", content)
     with file.guard():
         return _Chain(file, profile).read()
 
@@ -136,7 +146,7 @@ class _Chain:
         return self.file.tensor(op.inputs[position])
 
     def _output(self, op: Operator, shape: tuple[int, ...]) -> QuantizedTensor:
-        return self.file.activation(self.file.tensor(op.outputs[0]), shape)
+        return self.file.activation(self.file.tensor(op.outputs[0]), shape, self.current.dtype)
 
     def _inputs_exactly(self, op: Operator, *counts: int) -> None:
         if len(op.inputs) not in counts:
@@ -152,17 +162,24 @@ class _Chain:
         return multiplier
 
     def _no_overflow(
-        self, op: Operator, W: Int8Array, b: npt.NDArray[Any] | None, zero_point: int, shifts: npt.NDArray[np.int64]
+        self, op: Operator, W: Int8Array, b: BiasArray | None, x: QuantizedTensor, multipliers: Sequence[Multiplier]
     ) -> None:
-        """Refuses weights for which some int8 input could overflow an int32 accumulator, shifted left as TFLM does.
+        """Refuses weights for which some input could overflow an accumulator or its rescaling, as TFLM computes them.
 
-        The bound also covers the sum taken as W q + (b - W z), so that generated code may fold the zero point.
+        int8: an int32 accumulator, shifted left. The bound also covers the sum taken as W q + (b - W z), so that
+        generated code may fold the zero point. int16: 47 bits, TFLM's documented range, and an int32 result.
         """
-        total = np.abs(W.astype(np.int64)).sum(-1) * (128 + abs(zero_point))
+        total = np.abs(W.astype(np.float64)).sum(-1) * (-x.q_min + abs(x.zero_point))
         if b is not None:
-            total = total + np.abs(b.astype(np.int64))
-        if np.any(total.astype(np.float64) * 2.0 ** np.maximum(shifts, 0) > INT32_MAX):
-            raise self.file.refuse(f"{op} can overflow its 32-bit accumulators; its scales do not fit its weights.")
+            total = total + np.abs(b.astype(np.float64))
+        shifts = np.array([m.e for m in multipliers])
+        if x.dtype == "int8":
+            overflow = np.any(total * 2.0 ** np.maximum(shifts, 0) > INT32_MAX)
+        else:
+            rescaled = total * np.array([m.reduced_real for m in multipliers]) + 1
+            overflow = np.any(total > MAX_ACCUMULATOR_16) or np.any(rescaled > INT32_MAX) or np.any(shifts > 7)
+        if overflow:
+            raise self.file.refuse(f"{op} can overflow its accumulators; its scales do not fit its weights.")
 
     # -- operators -------------------------------------------------------------------------------------------------
 
@@ -207,7 +224,7 @@ class _Chain:
         if len(hidden.dims) != 2 or hidden.dims[0] != 1 or hidden.dims[1] < 1 or cell.size != hidden.dims[1]:
             raise file.refuse(f"{op} has states of shape {list(hidden.dims)} and {list(cell.dims)}, not [1, units].")
         units = hidden.dims[1]
-        for state, dtype in ((hidden, "int8"), (cell, "int16")):
+        for state, dtype in ((hidden, x.dtype), (cell, "int16")):
             if state.dtype != dtype or not state.is_variable or file.data_length(state):
                 raise file.refuse(f"{op}: state '{state.name}' has to be a variable {dtype} tensor.")
             if state.index in self.states or state.index in self.produced:
@@ -230,8 +247,8 @@ class _Chain:
         R, R_scale, recurrent_multipliers = self._gates(op, 5, units, output, units)
         biases = [self._bias(op, 12 + g, units) for g in range(4)]
         for g in range(4):
-            self._no_overflow(op, W[g], biases[g], x.zero_point, np.array(input_multipliers[g].e))
-            self._no_overflow(op, R[g], None, output.zero_point, np.array(recurrent_multipliers[g].e))
+            self._no_overflow(op, W[g], biases[g], x, input_multipliers[g : g + 1])
+            self._no_overflow(op, R[g], None, output, recurrent_multipliers[g : g + 1])
         hidden_multiplier = self._multiplier(op, lambda: product_multiplier(output.scale))
         if hidden_multiplier.e > 0:
             raise file.refuse(f"{op} has the hidden scale {output.scale:g}, too small for Q0.15 products.")
@@ -272,8 +289,9 @@ class _Chain:
             (multipliers[0], multipliers[1], multipliers[2], multipliers[3]),
         )
 
-    def _bias(self, op: Operator, position: int, units: int) -> Int32Array:
-        return self.file.constant(self._operand(op, position, "bias"), "int32", (units,))
+    def _bias(self, op: Operator, position: int, units: int) -> BiasArray:
+        dtype = "int32" if self.current.dtype == "int8" else "int64"
+        return self.file.constant(self._operand(op, position, "bias"), dtype, (units,))
 
     def _dense(self, op: Operator) -> list[IntOp]:
         file = self.file
@@ -304,11 +322,13 @@ class _Chain:
             raise file.refuse(f"{op} has {len(weights.scales)} weight scales for {rows} outputs.")
         if any(weights.zero_points):
             raise file.refuse(f"{op} has weights with a zero point other than 0.")
-        b = np.zeros(rows, np.int32)
+        b: BiasArray = np.zeros(rows, np.int32 if x.dtype == "int8" else np.int64)
         if len(op.inputs) == 3 and op.inputs[2] >= 0:
             b = self._bias(op, 2, rows)
             if not per_channel:
                 self._bias_scale(op, x, weights, output)
+        elif x.dtype == "int16" and options is not None and options.QuantizedBiasType() == _INT32:
+            raise file.refuse(f"{op} asks for 32-bit accumulators of int16 inputs, which is not supported.")
         multipliers = tuple(
             self._multiplier(
                 op,
@@ -316,9 +336,9 @@ class _Chain:
             )
             for s in weights.scales
         )
-        self._no_overflow(op, W, b, x.zero_point, np.array([m.e for m in multipliers]))
-        act_min = output.zero_point if fused == _FUSED_RELU else -128
-        ops.append(IntDense(output.name, x, output, W, b, weights.scales, multipliers, act_min, 127))
+        self._no_overflow(op, W, b, x, multipliers)
+        act_min = output.zero_point if fused == _FUSED_RELU else output.q_min
+        ops.append(IntDense(output.name, x, output, W, b, weights.scales, multipliers, act_min, output.q_max))
         return ops
 
     def _bias_scale(self, op: Operator, x: QuantizedTensor, weights: Tensor, output: QuantizedTensor) -> None:
@@ -336,6 +356,8 @@ class _Chain:
         return IntActivation(output.name, kind, self.current, output, beta)
 
     def _fixed_output(self, op: Operator, activation: IntActivation, scale: float, zero_point: int) -> None:
+        if activation.output.dtype == "int16":
+            scale, zero_point = UNIT_SCALE, 0
         if activation.output.scale != scale or activation.output.zero_point != zero_point:
             raise self.file.refuse(
                 f"{op} has an output quantized otherwise than scale {scale:g}, zero point {zero_point}."
@@ -347,15 +369,24 @@ class _Chain:
         activation = self._unary(op, "softmax", beta)
         self._fixed_output(op, activation, 1 / 256, -128)
         real = beta * activation.input.scale * 2.0**26
-        if not 1.0 < real < 2.0**30:
+        in_range = 1.0 < real < 2.0**30
+        if activation.input.dtype == "int16":  # 65535 steps shifted left stay inside int32
+            multiplier = self._multiplier(op, lambda: softmax_multiplier(activation.input.scale, beta))
+            in_range = multiplier.m > 0 and multiplier.e <= 15
+        if not in_range:
             raise self.file.refuse(f"{op} has beta {beta:g} and input scale {activation.input.scale:g}, out of range.")
         if activation.input.shape[-1] > MAX_SOFTMAX_DEPTH:
             raise self.file.refuse(f"{op} has more than {MAX_SOFTMAX_DEPTH} classes.")
         return [activation]
 
     def _q4_input(self, op: Operator, activation: IntActivation) -> None:
-        """Input scales for which TFLM's shift to Q4.27 is well defined."""
-        if not 0 <= math.frexp(activation.input.scale * 2.0**27)[1] <= 30:
+        """Input scales for which TFLM's shift to Q4.27 (int16: to its table's steps) is well defined."""
+        if activation.input.dtype == "int16":
+            try:
+                table_multiplier(activation.input.scale, "tanh" if activation.kind == "tanh" else "sigmoid")
+            except ValueError as error:
+                raise self.file.refuse(f"{op} has an input scale that cannot be used: {error}.") from error
+        elif not 0 <= math.frexp(activation.input.scale * 2.0**27)[1] <= 30:
             raise self.file.refuse(f"{op} has the input scale {activation.input.scale:g}, out of range.")
 
     def _logistic(self, op: Operator) -> list[IntOp]:
@@ -373,7 +404,8 @@ class _Chain:
     def _relu(self, op: Operator) -> list[IntOp]:
         activation = self._unary(op, "relu")
         ratio = activation.input.scale / activation.output.scale
-        if self._multiplier(op, lambda: quantize_multiplier(ratio)).e > 22:  # 255 * 2^e stays inside int32
+        largest = 22 if activation.input.dtype == "int8" else 15  # 255 * 2^e, 32768 * 2^e stay inside int32
+        if self._multiplier(op, lambda: quantize_multiplier(ratio)).e > largest:
             raise self.file.refuse(f"{op} has an output scale too small for its input's.")
         return [activation]
 
@@ -419,7 +451,7 @@ class _Chain:
         raw = self.file.tensor(op.outputs[0])
         dims = raw.dims
         shape = dims[1:] if len(dims) > 1 and dims[0] == 1 else dims
-        output = self.file.activation(raw, shape)
+        output = self.file.activation(raw, shape, self.current.dtype)
         if not shape or (output.shape and math.prod(shape) != math.prod(self.current.shape)):
             raise self.file.refuse(f"{op} reshapes {list(self.current.shape)} to {list(dims)}: sizes differ.")
         self._same_quantization(op, output)

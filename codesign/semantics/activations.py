@@ -1,4 +1,4 @@
-"""SOFTMAX, LOGISTIC, TANH and RELU on int8, as TFLM's reference kernels compute them.
+"""SOFTMAX, LOGISTIC, TANH and RELU on int8, as TFLM's reference kernels compute them (int16: activations16.py).
 
 The elementwise ones are functions of one int8, so tables of 256. Softmax is a table of exponentials over the difference
 to the row's maximum, a sum, and a reciprocal. Formulas: gemmlowp's fixedpoint.h (exp_on_negative_values,
@@ -15,8 +15,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from codesign.quantization.integer import Int8Array, IntActivation, Multiplier, Profile
+from codesign.quantization.integer import ActivationArray, IntActivation, Multiplier, Profile
 from codesign.quantization.multipliers import quantize_multiplier
+from codesign.semantics.activations16 import softmax16, table16
 from codesign.semantics.primitives import INT32_MAX, INT32_MIN, Int64Array, mbqm, rdbp, srdhm
 
 SOFTMAX_INTEGER_BITS = 5
@@ -96,15 +97,17 @@ def _input_radius(integer_bits: int, left_shift: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def activation_table(op: IntActivation, profile: Profile = "tflm-double") -> Int8Array:
-    """A LOGISTIC, TANH or RELU as int8[256], indexed by q + 128. Read-only. ValueError for softmax.
+def activation_table(op: IntActivation, profile: Profile = "tflm-double") -> ActivationArray:
+    """A LOGISTIC, TANH or RELU as a whole: int8[256] indexed by q + 128, or int16[65536] indexed by q + 32768.
 
-    The profile changes RELU alone.
+    Read-only. The profile changes RELU alone. ValueError for softmax.
     """
-    q = np.arange(-128, 128, dtype=np.int64) - op.input.zero_point
+    q = np.arange(op.input.q_min, op.input.q_max + 1, dtype=np.int64) - op.input.zero_point
     if op.kind == "relu":
         out = mbqm(q, relu_multiplier(op, profile)) + op.output.zero_point
-        values = np.clip(out, op.output.zero_point, 127)
+        values = np.clip(out, op.output.zero_point, op.output.q_max)
+    elif op.input.dtype == "int16" and op.kind != "softmax":
+        values = table16(op)
     elif op.kind in ("sigmoid", "tanh"):
         multiplier = quantize_multiplier(op.input.scale * 2.0 ** (31 - _Q4))
         radius = _input_radius(_Q4, multiplier.e)
@@ -114,7 +117,7 @@ def activation_table(op: IntActivation, profile: Profile = "tflm-double") -> Int
         values = np.where(inside, np.clip(out, -128, 127), np.where(q < 0, -128, 127))
     else:
         raise ValueError(f"{op.kind} is not a function of one value")
-    table = values.astype(np.int8)
+    table: ActivationArray = values.astype(op.output.dtype)
     table.setflags(write=False)
     return table
 
@@ -170,8 +173,10 @@ def reciprocal_of_sum(total: Int64Array) -> tuple[Int64Array, Int64Array]:
     return scale, SUM_INTEGER_BITS - headroom
 
 
-def softmax(op: IntActivation, q: Int8Array) -> Int8Array:
-    """int8 softmax over the last axis."""
+def softmax(op: IntActivation, q: ActivationArray) -> ActivationArray:
+    """Softmax over the last axis, int8 or int16."""
+    if op.input.dtype == "int16":
+        return softmax16(op, q)
     parameters = softmax_parameters(op)
     values = q.astype(np.int64)
     d = values.max(-1, keepdims=True) - values

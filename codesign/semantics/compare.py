@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from codesign.errors import InputError
 from codesign.quantization.integer import IntegerNetwork
-from codesign.semantics.interpreters import TfliteInterpreter
+from codesign.semantics.interpreters import NO_INT16, TfliteInterpreter
 from codesign.semantics.simulation import simulate
 
 
@@ -21,8 +21,11 @@ def compare_interpreters(network: IntegerNetwork, q: npt.ArrayLike) -> dict[str,
     output values, keys as strings for JSON), `top1_differing_inputs` (inputs for which the first largest output of the
     last axis differs anywhere; None for a single output), `tflite_package` and `profile`.
 
-    MissingToolError without a TFLite interpreter; InputError for inputs of another shape or none at all.
+    MissingToolError without a TFLite interpreter; InputError for inputs of another shape or none at all, and for
+    models with int16 activations, which TFLite cannot run.
     """
+    if network.activations == "int16":
+        raise InputError(NO_INT16)
     exact = simulate(network, q).astype(np.int64)
     if len(exact) == 0:
         raise InputError("No inputs to compare the interpreters on.")

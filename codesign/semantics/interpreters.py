@@ -9,26 +9,30 @@ from typing import Any, Protocol
 import numpy as np
 
 from codesign.errors import InputError, MissingToolError
-from codesign.quantization.integer import Int8Array
+from codesign.quantization.integer import ActivationArray, Activations
 
 TFLM_COMMAND = "pip install tflite-micro==0.dev20261023182759"
 MIN_ARENA_BYTES = 1 << 20
+NO_INT16 = (
+    "TensorFlow Lite cannot run models with int16 activations (its LSTM has none), so there is nothing to compare: "
+    "TFLM runs them, and 'codesign compare' takes int8 models."
+)
 
 
 class Interpreter(Protocol):
-    """Runs an int8 .tflite on inputs [B, T, D], every sequence from the reset state."""
+    """Runs an integer .tflite on inputs [B, T, D], every sequence from the reset state."""
 
     name: str
 
-    def run(self, q: Int8Array) -> Int8Array:
-        """int8 [B, ...] for int8 [B, T, D]."""
+    def run(self, q: ActivationArray) -> ActivationArray:
+        """Outputs [B, ...] for inputs [B, T, D], of the model's type."""
         ...
 
 
-def _check(q: Int8Array, shape: tuple[int, ...]) -> None:
-    if q.dtype != np.int8 or q.shape[1:] != shape:
+def _check(q: ActivationArray, shape: tuple[int, ...], dtype: Activations) -> None:
+    if q.dtype != dtype or q.shape[1:] != shape:
         raise InputError(
-            f"Inputs have to be int8 of shape [batch, {', '.join(map(str, shape))}], not "
+            f"Inputs have to be {dtype} of shape [batch, {', '.join(map(str, shape))}], not "
             f"{q.dtype} of shape {list(q.shape)}."
         )
 
@@ -55,15 +59,15 @@ class TflmInterpreter:
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, struct.error) as error:
             raise InputError(f"TensorFlow Lite Micro refuses this model: {error}.") from error
         source, result = self._interpreter.get_input_details(0), self._interpreter.get_output_details(0)
-        _check_types(source, result)
+        self._dtype = _common_type(source, result)
         self._input_shape = tuple(int(d) for d in source["shape"])
         self._output_shape = tuple(int(d) for d in result["shape"])
 
-    def run(self, q: Int8Array) -> Int8Array:
-        """int8 [B, ...] for int8 [B, T, D]; the interpreter is reset before every sequence."""
-        _check(q, self._input_shape[1:])
+    def run(self, q: ActivationArray) -> ActivationArray:
+        """[B, ...] for [B, T, D], int8 or int16 as the model is; the interpreter is reset before every sequence."""
+        _check(q, self._input_shape[1:], self._dtype)
         shape = _batched(self._output_shape, self._input_shape[0])
-        results = np.empty((len(q), *shape), np.int8)
+        results = np.empty((len(q), *shape), self._dtype)
         for k in range(len(q)):
             self._interpreter.reset()
             self._interpreter.set_input(np.ascontiguousarray(q[k : k + 1]), 0)
@@ -75,7 +79,8 @@ class TflmInterpreter:
 class TfliteInterpreter:
     """The TensorFlow Lite interpreter: tflite-runtime, else ai-edge-litert, else TensorFlow's own.
 
-    The same warning and errors as TflmInterpreter's; `package` tells which one runs.
+    The same warning and errors as TflmInterpreter's; `package` tells which one runs. It has no LSTM with int16
+    activations: such models are an InputError.
     """
 
     name = "tflite"
@@ -88,14 +93,15 @@ class TfliteInterpreter:
         except (RuntimeError, ValueError) as error:
             raise InputError(f"TensorFlow Lite refuses this model: {error}.") from error
         source, result = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
-        _check_types(source, result)
+        if _common_type(source, result) == "int16":
+            raise InputError(NO_INT16)
         self._input, self._output = int(source["index"]), int(result["index"])
         self._input_shape = tuple(int(d) for d in source["shape"])
         self._output_shape = tuple(int(d) for d in result["shape"])
 
-    def run(self, q: Int8Array) -> Int8Array:
+    def run(self, q: ActivationArray) -> ActivationArray:
         """int8 [B, ...] for int8 [B, T, D]; variables are reset before every sequence."""
-        _check(q, self._input_shape[1:])
+        _check(q, self._input_shape[1:], "int8")
         shape = _batched(self._output_shape, self._input_shape[0])
         results = np.empty((len(q), *shape), np.int8)
         for k in range(len(q)):
@@ -106,9 +112,13 @@ class TfliteInterpreter:
         return results
 
 
-def _check_types(source: dict[str, Any], result: dict[str, Any]) -> None:
-    if np.dtype(source["dtype"]) != np.int8 or np.dtype(result["dtype"]) != np.int8:
-        raise InputError("The model's input and output are not int8: convert with 'codesign convert'.")
+def _common_type(source: dict[str, Any], result: dict[str, Any]) -> Activations:
+    names = np.dtype(source["dtype"]).name, np.dtype(result["dtype"]).name
+    if names == ("int8", "int8"):
+        return "int8"
+    if names == ("int16", "int16"):
+        return "int16"
+    raise InputError("The model's input and output are not both int8 or both int16: convert with 'codesign convert'.")
 
 
 def _batched(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """The integer primitives of TFLite Micro, vectorised over int64 arrays.
 
 Names: SRDHM = saturating rounding doubling high multiply, RDBP = rounding divide by power of two, MBQM = multiply by
-quantized multiplier (gemmlowp, TFLite's common.h, double rounding). Arguments have to be such that the device's
-32-bit arithmetic does not overflow; `read_integer_network` refuses files for which it could.
+quantized multiplier (gemmlowp, TFLite's common.h, double rounding), MBQM64 = its overload for int64 (common.cc, single
+rounding). Arguments have to be such that the device's arithmetic does not overflow; `read_integer_network` refuses
+files for which it could.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ IntLike = Union[int, npt.NDArray[Any]]
 INT16_MIN, INT16_MAX = -(1 << 15), (1 << 15) - 1
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
-__all__ = ["mbqm", "quantize_multiplier", "rdbp", "sat16", "srdhm"]
+__all__ = ["mbqm", "mbqm64", "quantize_multiplier", "rdbp", "sat16", "srdhm"]
 
 
 def srdhm(a: IntLike, m: IntLike) -> Int64Array:
@@ -42,6 +43,16 @@ def rdbp(v: IntLike, n: int) -> Int64Array:
 def mbqm(v: IntLike, multiplier: Multiplier) -> Int64Array:
     """v times the multiplier's value: shift left by max(e, 0), SRDHM, RDBP by max(-e, 0)."""
     return rdbp(srdhm(np.asarray(v, np.int64) << max(multiplier.e, 0), multiplier.m), max(-multiplier.e, 0))
+
+
+def mbqm64(v: IntLike, multiplier: Multiplier) -> Int64Array:
+    """The rescaling of int64 accumulators (int16 activations): floor((v r + 2^(14-e)) / 2^(15-e)), ties up.
+
+    r is the multiplier in 16 bits (`Multiplier.reduced`). |v| < 2^47 and e <= 7, as read_integer_network makes sure.
+    """
+    shift = 15 - multiplier.e
+    result: Int64Array = (np.asarray(v, np.int64) * multiplier.reduced + (1 << (shift - 1))) >> shift
+    return result
 
 
 def sat16(v: IntLike) -> Int64Array:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from codesign.errors import InputError
 from codesign.quantization.integer import (
-    Int8Array,
+    ActivationArray,
     IntActivation,
     IntDense,
     IntegerNetwork,
@@ -20,6 +20,7 @@ from codesign.quantization.integer import (
     IntOp,
     IntReshape,
     Multiplier,
+    QuantizedTensor,
 )
 from codesign.semantics.activations import activation_table, softmax
 from codesign.semantics.primitives import INT16_MAX, INT16_MIN, Int64Array, mbqm
@@ -32,27 +33,27 @@ CHUNK = 512  # sequences at a time: their state stays in the processor's cache
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What every operator gave: `outputs[k]` int8 [B, ...] of `network.ops[k]`; `cells` int16 [B, T, H] a LSTM."""
+    """What every operator gave: `outputs[k]` [B, ...] of `network.ops[k]`; `cells` int16 [B, T, H] a LSTM."""
 
-    outputs: tuple[Int8Array, ...]
+    outputs: tuple[ActivationArray, ...]
     cells: tuple[Int16Array, ...]
 
 
-def simulate(network: IntegerNetwork, q: npt.ArrayLike) -> Int8Array:
-    """The network's int8 outputs [B, ...] for int8 inputs [B, T, D], every sequence from the reset state.
+def simulate(network: IntegerNetwork, q: npt.ArrayLike) -> ActivationArray:
+    """The network's outputs [B, ...] for inputs [B, T, D], every sequence from the reset state.
 
-    InputError unless `q` is an int8 array of that shape.
+    Both are int8 or both int16: `network.activations`. InputError unless `q` is an array of that type and shape.
     """
     x = _check(network, q)
     parts = [_run(network, x[i : i + CHUNK], None)[-1] for i in range(0, len(x), CHUNK)]
-    return np.concatenate(parts) if parts else np.zeros((0, *network.output.shape), np.int8)
+    return np.concatenate(parts) if parts else np.zeros((0, *network.output.shape), network.activations)
 
 
 def simulate_trace(network: IntegerNetwork, q: npt.ArrayLike) -> Trace:
     """As `simulate`, with every operator's output and every LSTM's cell states."""
     x = _check(network, q)
     lstms = [op for op in network.ops if isinstance(op, IntLstm)]
-    outputs: list[list[Int8Array]] = [[np.zeros((0, *op.output.shape), np.int8)] for op in network.ops]
+    outputs: list[list[ActivationArray]] = [[np.zeros((0, *op.output.shape), op.output.dtype)] for op in network.ops]
     cells: list[list[Int16Array]] = [[np.zeros((0, *op.output.shape), np.int16)] for op in lstms]
     for i in range(0, len(x), CHUNK):
         states: list[Int16Array] = []
@@ -63,22 +64,22 @@ def simulate_trace(network: IntegerNetwork, q: npt.ArrayLike) -> Trace:
     return Trace(tuple(np.concatenate(o) for o in outputs), tuple(np.concatenate(c) for c in cells))
 
 
-def run_operator(op: IntOp, q: Int8Array, network: IntegerNetwork) -> Int8Array:
-    """One operator's int8 output [B, ...] for its int8 input [B, *op.input.shape]."""
+def run_operator(op: IntOp, q: ActivationArray, network: IntegerNetwork) -> ActivationArray:
+    """One operator's output [B, ...] for its input [B, *op.input.shape]."""
     return _operator(op, q, network, None)
 
 
-def _check(network: IntegerNetwork, q: npt.ArrayLike) -> Int8Array:
+def _check(network: IntegerNetwork, q: npt.ArrayLike) -> ActivationArray:
     x = np.asarray(q)
-    if x.dtype != np.int8 or x.ndim != 3 or x.shape[1:] != network.input.shape:
+    if x.dtype != network.activations or x.ndim != 3 or x.shape[1:] != network.input.shape:
         raise InputError(
-            f"Inputs have to be int8 of shape [batch, {', '.join(map(str, network.input.shape))}], "
+            f"Inputs have to be {network.activations} of shape [batch, {', '.join(map(str, network.input.shape))}], "
             f"not {x.dtype} of shape {list(x.shape)}."
         )
     return x
 
 
-def _run(network: IntegerNetwork, x: Int8Array, cells: list[Int16Array] | None) -> list[Int8Array]:
+def _run(network: IntegerNetwork, x: ActivationArray, cells: list[Int16Array] | None) -> list[ActivationArray]:
     outputs = []
     for op in network.ops:
         x = _operator(op, x, network, cells)
@@ -86,7 +87,9 @@ def _run(network: IntegerNetwork, x: Int8Array, cells: list[Int16Array] | None) 
     return outputs
 
 
-def _operator(op: IntOp, x: Int8Array, network: IntegerNetwork, cells: list[Int16Array] | None) -> Int8Array:
+def _operator(
+    op: IntOp, x: ActivationArray, network: IntegerNetwork, cells: list[Int16Array] | None
+) -> ActivationArray:
     if isinstance(op, IntLstm):
         return lstm(op, x, cells)
     if isinstance(op, IntDense):
@@ -94,7 +97,7 @@ def _operator(op: IntOp, x: Int8Array, network: IntegerNetwork, cells: list[Int1
     if isinstance(op, IntActivation):
         if op.kind == "softmax":
             return softmax(op, x)
-        result: Int8Array = activation_table(op, network.profile)[x.astype(np.int64) + 128]
+        result: ActivationArray = activation_table(op, network.profile)[x.astype(np.int64) - op.input.q_min]
         return result
     if isinstance(op, IntLastStep):
         return x[:, -1]
@@ -106,23 +109,35 @@ def _operator(op: IntOp, x: Int8Array, network: IntegerNetwork, cells: list[Int1
 def _accumulate(x: npt.NDArray[Any], W: npt.NDArray[Any], zero_point: int) -> Int64Array:
     """sum_j W[k, j] (x[..., j] - zero_point), exactly.
 
-    In float64, because BLAS has no integer product: the factors are integers under 2^8 and 2^9, every partial sum
-    is one under 2^31 (the reader refuses larger ones), so each is exact in a 53-bit significand, in any order.
+    In float64, because BLAS has no integer product: the factors are integers, every partial sum is one under 2^31
+    (int8) or 2^47 (int16; the reader refuses larger ones), so each is exact in a 53-bit significand, in any order.
     """
     product: npt.NDArray[np.float64] = (x.astype(np.float64) - zero_point) @ W.T.astype(np.float64)
     return product.astype(np.int64)
 
 
-def dense(op: IntDense, x: Int8Array) -> Int8Array:
-    """FULLY_CONNECTED: int8 [..., N] -> int8 [..., M]."""
+def dense(op: IntDense, x: ActivationArray) -> ActivationArray:
+    """FULLY_CONNECTED: [..., N] -> [..., M]."""
     acc = _accumulate(x, op.W, op.input.zero_point) + op.b
     repeat = 1 if len(op.multipliers) == len(op.b) else len(op.b)
-    out = _mbqm_rows(acc, op.multipliers, repeat)
-    return np.clip(out + op.output.zero_point, op.act_min, op.act_max).astype(np.int8)
+    out = _rescale(acc, op.input, op.multipliers, repeat)
+    clipped: ActivationArray = np.clip(out + op.output.zero_point, op.act_min, op.act_max).astype(op.output.dtype)
+    return clipped
 
 
-def _mbqm_rows(acc: Int64Array, multipliers: Sequence[Multiplier], repeat: int = 1) -> Int64Array:
-    """MBQM along the last axis with a multiplier for each `repeat` entries, in as few passes as there is."""
+def _rescale(acc: Int64Array, x: QuantizedTensor, multipliers: Sequence[Multiplier], repeat: int) -> Int64Array:
+    """MBQM (int8 inputs x) or MBQM64 (int16) along the last axis with a multiplier for each `repeat` entries."""
+    if x.dtype == "int8":
+        return _mbqm_rows(acc, multipliers, repeat)
+    shift = 15 - np.repeat(np.array([v.e for v in multipliers], np.int64), repeat)
+    acc = acc * np.repeat(np.array([v.reduced for v in multipliers], np.int64), repeat)
+    acc += np.int64(1) << (shift - 1)
+    acc >>= shift
+    return acc
+
+
+def _mbqm_rows(acc: Int64Array, multipliers: Sequence[Multiplier], repeat: int) -> Int64Array:
+    """MBQM along the last axis, in as few passes as there is."""
     m = np.repeat(np.array([v.m for v in multipliers], np.int64), repeat)
     e = np.repeat(np.array([v.e for v in multipliers], np.int64), repeat)
     left, right = np.maximum(e, 0), np.maximum(-e, 0)
@@ -145,8 +160,8 @@ def _clip16(v: Int64Array) -> Int64Array:
     return np.maximum(v, INT16_MIN, out=v)
 
 
-def lstm(op: IntLstm, x: Int8Array, cells: list[Int16Array] | None = None) -> Int8Array:
-    """UNIDIRECTIONAL_SEQUENCE_LSTM: int8 [B, T, D] -> the hidden sequence, int8 [B, T, H].
+def lstm(op: IntLstm, x: ActivationArray, cells: list[Int16Array] | None = None) -> ActivationArray:
+    """UNIDIRECTIONAL_SEQUENCE_LSTM: [B, T, D] -> the hidden sequence [B, T, H], of the same type.
 
     Appends the cell states, int16 [B, T, H], to `cells`. Steps and names as in docs/semantics.md.
     """
@@ -156,14 +171,14 @@ def lstm(op: IntLstm, x: Int8Array, cells: list[Int16Array] | None = None) -> In
     z_h = op.output.zero_point
     # All steps' input parts at once: they do not depend on the state.
     acc = _accumulate(x, op.W.reshape(4 * H, -1), op.input.zero_point) + op.b.reshape(-1).astype(np.int64)
-    A = _clip16(_mbqm_rows(acc, op.input_multipliers, H))
+    A = _clip16(_rescale(acc, op.input, op.input_multipliers, H))
     R = op.R.reshape(4 * H, H)
     h = np.full((batch, H), z_h, np.int64)
     c = np.zeros((batch, H), np.int64)
-    hidden = np.empty((batch, steps, H), np.int8)
+    hidden = np.empty((batch, steps, H), op.output.dtype)
     kept = np.empty((batch, steps, H), np.int16) if cells is not None else None
     for t in range(steps):
-        a = _clip16(_mbqm_rows(_accumulate(h, R, z_h), op.recurrent_multipliers, H))
+        a = _clip16(_rescale(_accumulate(h, R, z_h), op.output, op.recurrent_multipliers, H))
         a += A[:, t]
         a = _clip16(a)
         a += 1 << 15
@@ -175,7 +190,7 @@ def lstm(op: IntLstm, x: Int8Array, cells: list[Int16Array] | None = None) -> In
         if op.cell_clip_q > 0:
             c = np.clip(c, -op.cell_clip_q, op.cell_clip_q)
         h = mbqm(tau_cell[c + (1 << 15)] * o, op.hidden_multiplier) + z_h
-        h = np.clip(h, -128, 127)
+        h = np.clip(h, op.output.q_min, op.output.q_max)
         hidden[:, t] = h
         if kept is not None:
             kept[:, t] = c

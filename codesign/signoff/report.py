@@ -67,10 +67,7 @@ def render(
     certificate, hil, build = certificate or {}, hil or {}, build or {}
     regions = [r for r in _list(certificate.get("regions")) if is_kind(r.get("bound"), "numbers")]
     figures = [
-    figures = [
         plots.outputs_figure(comparison, _stacked(regions, "bound"), _stacked(regions, "observed")),
-        plots.samples_figure(comparison),
-    ]
         plots.samples_figure(comparison),
     ]
     steps = [plots.steps_figure(s, k) for k, s in enumerate(comparison.per_step)]

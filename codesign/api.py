@@ -23,6 +23,7 @@ from codesign.certificate import certificate_document, hil_regions
 from codesign.errors import InputError
 from codesign.network import FloatNetwork, evaluate, load_network
 from codesign.quantization import (
+    Activations,
     Calibration,
     IntegerNetwork,
     Profile,
@@ -50,12 +51,15 @@ def load(path: PathLike) -> FloatNetwork:
     return load_network(path)
 
 
-def quantize(model: PathLike, output: PathLike, calibration: PathLike | None = None) -> IntegerNetwork:
-    """Convert a float model to a full-integer int8 .tflite at `output` and read it back.
+def quantize(
+    model: PathLike, output: PathLike, calibration: PathLike | None = None, activations: Activations = "int8"
+) -> IntegerNetwork:
+    """Convert a float model to a full-integer .tflite at `output`, int8 weights, and read it back.
 
-    `calibration` defaults to the model's sidecar NAME.calib.npz. InputError, MissingToolError (TensorFlow).
+    `activations`: 'int8' or 'int16'. `calibration` defaults to the model's sidecar NAME.calib.npz. InputError,
+    MissingToolError (TensorFlow).
     """
-    return read_integer_network(convert(model, output, calibration))
+    return read_integer_network(convert(model, output, calibration, activations))
 
 
 def read(path: PathLike) -> IntegerNetwork:

@@ -21,17 +21,19 @@ from codesign.semantics import TflmInterpreter, simulate
 BATCH = 2000
 
 
-def inputs(shape: tuple[int, ...], count: int, rng: np.random.Generator) -> np.ndarray:
+def inputs(shape: tuple[int, ...], dtype: str, count: int, rng: np.random.Generator) -> np.ndarray:
     """A quarter each: uniform, only the two extremes, near one value a feature, and smooth random walks."""
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    size = (high + 1) / 128
     kinds = [
-        rng.integers(-128, 128, (count, *shape)),
-        np.where(rng.random((count, *shape)) < rng.random((count, 1, 1)), 127, -128),
-        rng.integers(-128, 128, (count, 1, shape[1])) + rng.normal(0, 10, (count, *shape)),
-        np.cumsum(rng.normal(0, 30, (count, *shape)), axis=1) + rng.integers(-100, 100, (count, 1, 1)),
+        rng.integers(low, high + 1, (count, *shape)),
+        np.where(rng.random((count, *shape)) < rng.random((count, 1, 1)), high, low),
+        rng.integers(low, high + 1, (count, 1, shape[1])) + size * rng.normal(0, 10, (count, *shape)),
+        size * (np.cumsum(rng.normal(0, 30, (count, *shape)), axis=1) + rng.integers(-100, 100, (count, 1, 1))),
     ]
     chosen = rng.integers(0, 4, count)
     q = np.choose(chosen.reshape(-1, 1, 1), [np.round(k) for k in kinds])
-    return np.clip(q, -128, 127).astype(np.int8)
+    return np.clip(q, low, high).astype(dtype)
 
 
 def check(path: str, count: int, seed: int) -> int:
@@ -42,7 +44,7 @@ def check(path: str, count: int, seed: int) -> int:
     mismatches, seen, started = 0, set(), time.perf_counter()
     for first in range(0, count, BATCH):
         n = min(BATCH, count - first)
-        q = inputs(network.input.shape, n, rng)
+        q = inputs(network.input.shape, network.activations, n, rng)
         ours = simulate(network, q)
         theirs = interpreter.run(q).reshape(ours.shape)
         rows = (ours != theirs).reshape(n, -1).any(1)
@@ -57,7 +59,7 @@ def check(path: str, count: int, seed: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", help="int8 .tflite files")
+    parser.add_argument("models", nargs="+", help="int8 or int16 .tflite files")
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -1,10 +1,12 @@
-"""Remakes tests/fixtures: small random Keras 2 models, their calibration data and int8 .tflite files.
+"""Remakes tests/fixtures: small random Keras 2 models, their calibration data, int8 and int16 .tflite files.
 
-Run it from the repository's root: python tools/make_fixtures.py
+Run it from the repository's root: python tools/make_fixtures.py [--only-int16]
 """
 
 import os
+import sys
 import tempfile
+from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -24,6 +26,18 @@ MODELS = {
     "timedist": ((5, 3), lambda: [L.LSTM(6, return_sequences=True), L.TimeDistributed(L.Dense(4, activation="softmax"))]),
     "acts": ((5, 3), lambda: [L.LSTM(6), L.Dense(5, activation="tanh"), L.Dense(4, activation="sigmoid")]),
 }
+
+
+def make_int16() -> None:
+    """NAME.int16.tflite from NAME.h5 and NAME.tflite."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from codesign.network import load_network
+    from codesign.quantization import read_integer_network, to_int16
+
+    for name in MODELS:
+        path = Path("tests/fixtures", name)
+        content = to_int16(read_integer_network(path.with_suffix(".tflite")), load_network(path.with_suffix(".h5")))
+        path.with_suffix(".int16.tflite").write_bytes(content)
 
 
 def main() -> None:
@@ -52,4 +66,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] != ["--only-int16"]:
+        main()
+    make_int16()

@@ -40,18 +40,23 @@ def main() -> None:
 @main.command()
 @click.argument("model", type=opt.FILE)
 @click.option("-o", "--output", type=opt.FILE, help="The .tflite to write [default: NAME.tflite in this folder].")
+@click.option(
+    "--activations", type=click.Choice(["int8", "int16"]), default="int8", show_default=True,
+    help="Type of inputs, outputs and hidden states; weights are int8.",
+)  # fmt: skip
 @opt.calibration
 @opt.as_json
-def convert(model: Path, output: Path | None, calibration: Path | None, as_json: bool) -> None:
-    """Convert MODEL (.h5, .keras, float .tflite) to a full-integer int8 .tflite with fused LSTMs."""
+def convert(model: Path, output: Path | None, activations: str, calibration: Path | None, as_json: bool) -> None:
+    """Convert MODEL (.h5, .keras, float .tflite) to a full-integer .tflite with fused LSTMs."""
     from codesign import api
 
     destination = output or Path(f"{model.stem}.tflite")
-    network = api.quantize(model, destination, calibration)
+    network = api.quantize(model, destination, calibration, activations)  # type: ignore[arg-type]
     facts = {
         "tflite": str(destination),
         "sha256": network.sha256,
         "bytes": len(network.content),
+        "activations": network.activations,
         "input": {"shape": network.input.shape, "scale": network.input.scale, "zero_point": network.input.zero_point},
         "output": {
             "shape": network.output.shape,

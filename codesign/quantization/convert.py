@@ -34,8 +34,8 @@ def convert(
 
     Full integer: int8 weights, int8 or int16 activations, in and out, fused UNIDIRECTIONAL_SEQUENCE_LSTM operators.
     TensorFlow makes the int8 file; the int16 one, which TFLM runs and TFLite does not, is made from it (int16.py).
-    Ranges come from the calibration samples, each run from the zero state; the file defaults to NAME.calib.npz beside the
-    model. The same input gives the same bytes. The output is written whole or not at all.
+    Ranges come from the calibration samples, each run from the zero state; the file defaults to NAME.calib.npz
+    beside the model. The same input gives the same bytes. The output is written whole or not at all.
 
     Raises InputError for a bad model, calibration file or output path, MissingToolError where TensorFlow is not
     installed, CodesignError where the converter fails or does not give a full-integer model.

@@ -3,16 +3,20 @@
 from codesign.hil import mutate
 from codesign.hil.crosscheck import cross_check
 from codesign.hil.device import Device
+from codesign.hil.journal import Journal
 from codesign.hil.protocol import (
     CounterKind,
     DeviceError,
     DeviceTrace,
     Identity,
     Inference,
+    LinkLostError,
     Metrics,
+    NoReplyError,
     TraceStep,
 )
 from codesign.hil.result import HilResult, load_schema, validate_result, write_result
+from codesign.hil.session import Recovery, Session
 from codesign.hil.target import Target, emulator_spec, find_ports, open_target
 
 __all__ = [
@@ -23,7 +27,12 @@ __all__ = [
     "HilResult",
     "Identity",
     "Inference",
+    "Journal",
+    "LinkLostError",
     "Metrics",
+    "NoReplyError",
+    "Recovery",
+    "Session",
     "Target",
     "TraceStep",
     "cross_check",

@@ -109,16 +109,16 @@ class Session:
                     raise
                 if self.recovered >= self.recovery.total:
                     raise DeviceError(f"the device was lost {self.recovered + 1} times; the last: {error}") from error
-                self._recover(what, sample)
+                self._recover(what, sample, error)
         raise AssertionError("unreachable")
 
-    def _recover(self, what: str, sample: int | None) -> None:
+    def _recover(self, what: str, sample: int | None, lost: DeviceError) -> None:
         begun = time.monotonic()
         try:
             identity = self.target.device.recover(self.recovery.seconds)
-        except DeviceError as error:
+        except (NoReplyError, LinkLostError) as error:
             self.note(what, sample, f"not recovered: {error}")
-            raise
+            raise DeviceError(f"{lost}; it did not come back within {self.recovery.seconds:g} s") from error
         self._compare(identity)
         self.recovered += 1
         self.note(what, sample, f"recovered after {time.monotonic() - begun:.1f} s")

@@ -13,7 +13,7 @@ from fake_device import FakeDevice
 from hil_support import Model, load_model
 
 from codesign.errors import InputError
-from codesign.hil import Device, Target, cross_check, validate_result, write_result
+from codesign.hil import Device, Recovery, Target, cross_check, validate_result, write_result
 from codesign.network import evaluate
 from codesign.semantics import dequantize, quantize_input, simulate
 
@@ -29,7 +29,9 @@ def target(model: Model, **behaviour: Any) -> Iterator[Target]:
 def check(model: Model, x: np.ndarray | None = None, regions: Any = None, **behaviour: Any) -> dict[str, Any]:
     with target(model, **behaviour) as opened:
         samples = model.x[:6] if x is None else x
-        result = cross_check(opened, model.integer, model.real, samples, regions=regions, build_id=BUILD_ID)
+        result = cross_check(
+            opened, model.integer, model.real, samples, regions=regions, build_id=BUILD_ID, recovery=Recovery(1.0)
+        )
     validate_result(result)
     return result
 

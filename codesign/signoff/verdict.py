@@ -33,7 +33,7 @@ class CriterionResult:
         reached = "none" if self.reached is None else number(self.reached)
         if self.name == "epsilon":
             return (
-                f"|int8 - float| <= {number(self.wanted)} on every output and region is {self.status} "
+                f"|integer - float| <= {number(self.wanted)} on every output and region is {self.status} "
                 f"(largest certified bound: {'none' if self.reached is None else upward(self.reached)})"
             )
         return (
@@ -147,6 +147,7 @@ class _Judge(Reader):
         if requested is not None and len(entries) != requested:
             self.failures.append(f"only {len(entries)} of {requested} samples were run")
         self._quantisation(hil)
+        self._link(hil)
         self._stack(hil)
         before = len(self.failures)
         outcomes = [self._sample(entry, k, regions) for k, entry in enumerate(entries)]
@@ -210,7 +211,25 @@ class _Judge(Reader):
         if checked != equal:
             self.failures.append(f"the device quantises {checked - equal} of {checked} inputs against the rule")
         elif not checked:
-            self.notes.append("The device's own input quantisation was not checked: it was given int8 inputs.")
+            self.notes.append("The device's own input quantisation was not checked: it was given quantised ones.")
+
+    def _link(self, hil: Evidence) -> None:
+        """What happened on the line is told, and is no failure: every answer that counts has come with a good CRC."""
+        told = [f"bad frames seen by the device: {hil['bad_frames']}"] if _positive(hil.get("bad_frames")) else []
+        link = hil.get("link")
+        if isinstance(link, Mapping):
+            told += [
+                f"{what}: {link[key]}"
+                for key, what in (
+                    ("recovered", "recoveries of a lost device"),
+                    ("resent", "requests sent again"),
+                    ("bad_crc", "replies with a bad CRC"),
+                    ("reopened", "times the port was opened again"),
+                )
+                if _positive(link.get(key))
+            ]
+        if told:
+            self.notes.append(f"The serial link was disturbed: {', '.join(told)}.")
 
     def _stack(self, hil: Evidence) -> None:
         used, size = (
@@ -343,6 +362,10 @@ class _Judge(Reader):
         )
         self.notes[:0] = notes
         self.statements[:0] = bound_statements(regions) if sound else []
+
+
+def _positive(value: object) -> bool:
+    return is_kind(value, "count") and value != 0
 
 
 def _same_class(top1: object, certified: Sequence[Region]) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from codesign import api
 from codesign.certificate import hil_regions, write_certificate
 from codesign.hil import CounterKind, DeviceTrace, Identity, Inference, Metrics, TraceStep, cross_check, write_result
+from codesign.hil.device import LinkStatistics
 from codesign.hil.target import Target
 from codesign.network import FloatNetwork, evaluate
 from codesign.quantization import Calibration, IntegerNetwork, IntLstm
@@ -29,8 +30,12 @@ ELF = b"\x7fELF not really, only its hash matters here"
 class SimulatedDevice:
     """Answers as a board would; `spoil` may change the int8 output of inference number k."""
 
-    def __init__(self, network: IntegerNetwork, spoil: Any = None) -> None:
-        self.network, self.spoil, self.inferences = network, spoil, 0
+    def __init__(self, network: IntegerNetwork, identity: Identity, spoil: Any = None) -> None:
+        self.network, self.identity, self.spoil, self.inferences = network, identity, spoil, 0
+        self.statistics = LinkStatistics()
+
+    def identify(self) -> Identity:
+        return self.identity
 
     def infer(self, q: np.ndarray) -> Inference:
         output = simulate_trace(self.network, q[None]).outputs[-1].reshape(-1)
@@ -40,6 +45,7 @@ class SimulatedDevice:
         return Inference(output, 1000 + self.inferences)
 
     def trace(self, q: np.ndarray) -> DeviceTrace:
+        self.inferences += 1
         outputs = simulate_trace(self.network, q[None]).outputs
         lstms = [o[0] for op, o in zip(self.network.ops, outputs, strict=True) if isinstance(op, IntLstm)]
         steps = [TraceStep(k, t, h[t]) for k, h in enumerate(lstms) for t in range(len(h))]
@@ -118,7 +124,7 @@ def make_evidence(
         features, 1, CounterKind.CYCLES, 1, 216_000_000, "nucleo_f746",
     )  # fmt: skip
     target = Target(
-        SimulatedDevice(network, spoil),  # type: ignore[arg-type]
+        SimulatedDevice(network, identity, spoil),  # type: ignore[arg-type]
         identity,
         "/dev/pts/7" if emulated else "/dev/ttyACM0",
         emulated,

@@ -284,6 +284,15 @@ def test_samples_outside_every_region_are_noted() -> None:
     assert any("2 of 6 samples run lie in no certified region" in note for note in result.notes)
 
 
+def test_a_disturbed_link_is_noted(good: Evidence) -> None:
+    assert not any("serial link" in note for note in judge(good).notes)
+    good.hil["bad_frames"] = 2
+    good.hil["link"] = {**good.hil.get("link", {}), "recovered": 1}
+    result = judge(good)
+    assert result.verdict == "PASS"
+    assert any("device: 2" in note and "lost device: 1" in note for note in result.notes)
+
+
 def test_a_domain_region_holds_for_every_sample(good: Evidence) -> None:
     domain = good.certificate["regions"][0]
     domain.update(id="domain", radius=None, sample=None)

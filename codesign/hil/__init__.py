@@ -4,6 +4,7 @@ from codesign.hil import mutate
 from codesign.hil.crosscheck import cross_check
 from codesign.hil.device import Device
 from codesign.hil.journal import Journal
+from codesign.hil.ports import AttachedBoard, choose_port, find_boards
 from codesign.hil.protocol import (
     CounterKind,
     DeviceError,
@@ -20,6 +21,7 @@ from codesign.hil.session import Recovery, Session
 from codesign.hil.target import Target, emulator_spec, find_ports, open_target
 
 __all__ = [
+    "AttachedBoard",
     "CounterKind",
     "Device",
     "DeviceError",
@@ -35,8 +37,10 @@ __all__ = [
     "Session",
     "Target",
     "TraceStep",
+    "choose_port",
     "cross_check",
     "emulator_spec",
+    "find_boards",
     "find_ports",
     "load_schema",
     "mutate",

@@ -106,10 +106,10 @@ def cross_check(
                 _run(
                     session, network, float_network, x, tags, holds, traced_samples, quantized_samples, progress, found
                 )
-                session.confirm_identity()
             except DeviceError as error:
                 found.failures.append(str(error))
             metrics = _metrics(session, found.failures)
+            _confirm_identity(session, found.failures)
     _judge(found, len(x))
     identity = target.identity
     return {
@@ -136,6 +136,16 @@ def cross_check(
         "link": session.link(),
         "seconds": time.time() - started,
     }
+
+
+def _confirm_identity(session: Session, failures: list[str]) -> None:
+    """Last of all: whatever answered before was the device that the run began with."""
+    if failures:
+        return
+    try:
+        session.confirm_identity()
+    except DeviceError as error:
+        failures.append(str(error))
 
 
 def _metrics(session: Session, failures: list[str]) -> Metrics | None:

@@ -79,8 +79,8 @@ class Device:
 
     `timeout` bounds, in seconds, the silence before a reply (transmission time at `baud` comes on top); a request is
     sent at most 1 + `retries` times. `diagnose` may tell why the link died (an emulator knows); its sentence goes into
-    the error. The port is locked against other programs. All methods raise DeviceError; NoReplyError and LinkLostError
-    are those after which `recover` may succeed.
+    the error; `locate` tells a lost port's present name. The port is locked against other programs. All methods raise
+    DeviceError; NoReplyError and LinkLostError are those after which `recover` may succeed.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Device:
         timeout: float = 5.0,
         retries: int = 2,
         diagnose: Callable[[], str | None] | None = None,
+        locate: Callable[[], str | None] | None = None,
     ) -> None:
         try:
             import serial
@@ -102,6 +103,7 @@ class Device:
         self.retries = retries
         self._baud = baud
         self._diagnose = diagnose
+        self._locate = locate
         # A late reply to an earlier user of the port shall not fit this one's first requests.
         self._sequence = time.monotonic_ns() % 0xFFFF
         self._decoder = Decoder()
@@ -181,8 +183,8 @@ class Device:
             f"no valid reply from {self.port} within {seconds:g} s; is the firmware flashed and the port the right one?"
         )
 
-    def recover(self, seconds: float = 10.0) -> Identity:
-        """Get a lost device back within `seconds`: open a port that vanished again, resynchronise, identify.
+    def recover(self, seconds: float = 10.0, fallback_bauds: Sequence[int] = ()) -> Identity:
+        """Get a lost device back within `seconds`: open a port that vanished again, then `connect`.
 
         NoReplyError or LinkLostError where the device stays away; DeviceError where it is dead for good.
         """
@@ -191,11 +193,12 @@ class Device:
             try:
                 if self._lost:
                     self._serial.close()
+                    self.port = (self._locate() if self._locate else None) or self.port
                     self._serial = self._open()
                     self._lost = False
                     self.statistics.reopened += 1
                     self._forget()
-                return self.connect(max(limit - time.monotonic(), POLL_SECONDS))
+                return self.connect(max(limit - time.monotonic(), POLL_SECONDS), fallback_bauds)
             except LinkLostError:
                 self._lost = True
                 if time.monotonic() >= limit:

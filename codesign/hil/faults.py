@@ -258,10 +258,11 @@ class FaultyLink:
             elif fault.kind == "old_reply" and not requests:
                 pieces = [(self._previous, 0.0)]
             elif fault.kind == "vanish" and not requests and self._host:
-                self._unplug()
-                self._back_at = None if fault.seconds is None else time.monotonic() + seconds
                 pieces = []
             else:
                 continue
             self.fired.append(fault)
+            if fault.kind == "vanish":
+                self._unplug()
+                self._back_at = None if fault.seconds is None else time.monotonic() + seconds
         return pieces

@@ -6,19 +6,25 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Literal
 
-from codesign.errors import InputError, MissingToolError
+from codesign.errors import InputError
 from codesign.hil.device import Device
 from codesign.hil.emulators import EmulatedBoard, EmulatorSpec, MemoryRegion
-from codesign.hil.protocol import CounterKind, DeviceError, Identity, Inference
+from codesign.hil.ports import choose_port, find_ports, locked, port_of_serial_number, serial_number_of
+from codesign.hil.protocol import CounterKind, DeviceError, Identity, Inference, LinkLostError
 
 if TYPE_CHECKING:
-    from codesign.toolchain import Board, Build
+    from codesign.toolchain import Board, Build, Firmware
+
+__all__ = ["Target", "emulator_spec", "find_ports", "open_target"]
 
 CounterUnit = Literal["cycles", "instructions", "none"]
 EMULATED_TIMEOUT = 20.0
 CONNECT_SECONDS = 10.0
+REOPEN_SECONDS = 5.0
+FALLBACK_BAUDS = (115200, 57600, 38400, 19200, 9600)
 NANOSECONDS = 1_000_000_000
 
 
@@ -41,16 +47,6 @@ class Target:
     def count(self, inference: Inference) -> int | None:
         """The counter's value over an inference in units of `counter`; None where there is no counter."""
         return None if self.counter == "none" else round(inference.count * self.granularity)
-
-
-def find_ports(board: Board) -> list[str]:
-    """Serial ports whose USB ids are those of the board's debug probe, sorted. MissingToolError without pyserial."""
-    try:
-        from serial.tools import list_ports
-    except ImportError as error:
-        raise MissingToolError("pyserial is missing: pip install 'codesign[board]'") from error
-    wanted = set(board.flashing.usb) if board.flashing else set()
-    return sorted(port.device for port in list_ports.comports() if (port.vid, port.pid) in wanted)
 
 
 def emulator_spec(board: Board, elf: Path) -> EmulatorSpec:
@@ -79,51 +75,73 @@ def emulator_spec(board: Board, elf: Path) -> EmulatorSpec:
 
 @contextmanager
 def open_target(
-    build: Build,
+    build: Build | Firmware,
     board: Board | None = None,
     port: str | None = None,
     emulate: bool | None = None,
     timeout: float | None = None,
+    flash: bool = True,
 ) -> Iterator[Target]:
     """Run the firmware and talk to it; everything is closed, and every process ended, when the context is left.
 
     With `port`, or with one port of the board's USB ids attached, the firmware is flashed and the real board used;
-    otherwise the board is emulated. `emulate` True never touches hardware, False never emulates. `timeout` is the
-    longest silence before a reply, in seconds. `board` defaults to the one built for.
+    otherwise the board is emulated. `port` is a device name, 'serial:NUMBER' of a debug probe, or 'auto': the one
+    attached board. `emulate` True never touches hardware, False never emulates. `timeout` is the longest silence before
+    a reply, in seconds. `board` defaults to the one built for. `flash` False takes a board as it is: it has to run this
+    very build.
 
     Raises InputError (contradicting wishes, several boards attached), MissingToolError and DeviceError.
     """
     board = board or build.board
     if port is not None and emulate:
         raise InputError("a serial port and emulation exclude each other; give one of them")
-    if port is None and not emulate:
-        port = _attached(board, required=emulate is False)
+    if not emulate:
+        port = choose_port(board, port, required=emulate is False)
     with ExitStack() as stack:
         if port is None:
             emulated = stack.enter_context(EmulatedBoard(emulator_spec(board, build.elf)))
             device = Device(emulated.port, board.serial.baud, timeout or EMULATED_TIMEOUT, diagnose=emulated.failure)
             description = emulated.description
+            fallbacks: tuple[int, ...] = ()
         else:
             from codesign.toolchain import upload
 
-            upload(build, board, port)
-            device = Device(port, board.serial.baud, timeout or 5.0)
-            description = f"{board.title} on {port}"
+            number = serial_number_of(port)
+            if flash:
+                with locked(port):
+                    upload(build, board, port)
+            device = _opened(port, number, board.serial.baud, timeout or 5.0)
+            description = f"{board.title} on {port}{f', probe {number}' if number else ''}"
+            fallbacks = FALLBACK_BAUDS
         stack.callback(device.close)
-        identity = device.connect(timeout or CONNECT_SECONDS)
+        identity = device.recover(timeout or CONNECT_SECONDS, fallbacks)
+        if device.baud != board.serial.baud:
+            description += f" at {device.baud} instead of {board.serial.baud} baud"
         if identity.board != board.name:
             raise DeviceError(f"the firmware on {device.port} is for board '{identity.board}', not {board.name}")
+        if not flash and identity.build_id.hex() != build.build_id:
+            raise DeviceError(
+                f"the board on {device.port} runs build {identity.build_id.hex()}, not {build.build_id}; flash it"
+            )
         counter, granularity = _counter(board, identity, emulated=port is None)
         yield Target(device, identity, device.port, port is None, description, counter, granularity)
 
 
-def _attached(board: Board, required: bool) -> str | None:
-    ports = find_ports(board)
-    if len(ports) > 1:
-        raise InputError(f"several boards are attached ({', '.join(ports)}); name one with --port")
-    if not ports and required:
-        raise InputError(f"no {board.title} is attached; name its serial port with --port, or emulate it")
-    return ports[0] if ports else None
+def _opened(port: str, number: str, baud: int, timeout: float) -> Device:
+    """The port after flashing: a probe may leave the bus for a moment, and come back under another name."""
+    limit = monotonic() + REOPEN_SECONDS
+
+    def locate() -> str | None:
+        return port_of_serial_number(number)
+
+    while True:
+        try:
+            return Device(port, baud, timeout, locate=locate)
+        except LinkLostError:
+            if monotonic() >= limit:
+                raise
+            sleep(0.1)
+            port = locate() or port
 
 
 def _counter(board: Board, identity: Identity, emulated: bool) -> tuple[CounterUnit, float]:

@@ -14,6 +14,8 @@ from codesign.quantization.integer import IntegerNetwork
 from codesign.toolchain import pio
 from codesign.toolchain.boards import Board
 from codesign.toolchain.elf import Image, Section, Symbol, read_image
+from codesign.toolchain.firmware import Firmware
+from codesign.toolchain.flash import flash_elf
 from codesign.toolchain.project import Project, generate_project
 
 OVERFLOW = re.compile(r"region [`'](\w+)' overflowed by (\d+) bytes?")
@@ -131,8 +133,9 @@ def build_project(project: Project, model_sha256: str) -> Build:
     )
 
 
-def upload(build: Build, board: Board, port: str | None = None, timeout: float = 120.0) -> str:
-    """Flash the build through PlatformIO's upload target (openocd) and return its log.
+def upload(build: Build | Firmware, board: Board, port: str | None = None, timeout: float = 120.0) -> str:
+    """Flash the build through PlatformIO's upload target (openocd), or a Firmware without a project through openocd
+    itself; what was written is verified. Returns the log.
 
     `port` is the serial port of the board (/dev/ttyACM0): where its USB serial number is known, it selects the debug
     probe among several. InputError: the board cannot be flashed. CodesignError: openocd failed.
@@ -142,6 +145,8 @@ def upload(build: Build, board: Board, port: str | None = None, timeout: float =
     if board.name != build.board.name:
         raise InputError(f"the firmware was built for {build.board.name}, not for {board.name}: build it again")
     pio.require_openocd()
+    if build.folder is None:
+        return flash_elf(build.elf, board, _probe_serial(port), timeout)
     result = pio.run(
         build.folder,
         "--environment",

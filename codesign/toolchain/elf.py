@@ -113,3 +113,23 @@ def _memory_of(name: str, address: int, size: int, memories: Sequence[Memory]) -
         if memory.contains(address, size):
             return memory.name
     raise CodesignError(f"section {name} at {address:#x} ({size} bytes) lies outside the board's memories")
+
+
+def read_constant(path: Path, name: str) -> bytes:
+    """The initial bytes of an object symbol. CodesignError: no readable ELF, or no such constant in it."""
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        with path.open("rb") as stream:
+            elf = ELFFile(stream)
+            table = elf.get_section_by_name(".symtab")
+            for symbol in table.get_symbol_by_name(name) or () if table is not None else ():
+                if symbol["st_info"]["type"] != "STT_OBJECT" or not isinstance(symbol["st_shndx"], int):
+                    continue
+                section = elf.get_section(symbol["st_shndx"])
+                start = symbol["st_value"] - section["sh_addr"]
+                if section["sh_type"] == "SHT_PROGBITS" and 0 <= start <= section["sh_size"] - symbol["st_size"]:
+                    return bytes(section.data()[start : start + symbol["st_size"]])
+    except Exception as error:  # a damaged ELF makes pyelftools raise errors of many kinds
+        raise CodesignError(f"{path} cannot be read as an ELF file: {str(error) or type(error).__name__}") from None
+    raise CodesignError(f"{path} has no constant '{name}'")

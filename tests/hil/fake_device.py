@@ -103,7 +103,9 @@ class FakeDevice:
             identity += struct.pack("<IIHHHBBI", size, outputs, steps, features, layers, 2, 1, 1_000_000)
             return frame(0x81, sequence, identity + self.board.encode())
         if kind == 4:
-            return frame(0x84, sequence, struct.pack("<IIII", 100, 1000, self.requests.count(2), 0))
+            return frame(
+                0x84, sequence, struct.pack("<IIII", 100, 1000, self.requests.count(2) + self.requests.count(3), 0)
+            )
         if kind == 5:
             x = np.frombuffer(payload, "<f4").reshape(1, steps, features)
             return frame(0x85, sequence, quantize_input(network, x).tobytes())

@@ -94,7 +94,7 @@ def fault_run(model: Model, seed: int, clean: list[dict[str, Any]]) -> Outcome:
     ):
         try:
             with Device(link.port, timeout=TIMEOUT, retries=2) as device:
-                identity = device.connect(1.0)
+                identity = device.recover(1.0)
                 target = Target(device, identity, link.port, False, "a fake", "instructions", 1.0)
                 result = cross_check(
                     target, model.integer, model.real, model.x[:SAMPLES], build_id=BUILD_ID, recovery=RECOVERY

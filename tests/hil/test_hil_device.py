@@ -37,7 +37,7 @@ def test_every_request(tiny: Model) -> None:
         assert [s.step for s in trace.steps] == list(range(len(hidden)))
         assert np.array_equal(np.stack([s.hidden for s in trace.steps]), hidden)
         assert np.array_equal(trace.output, simulate(tiny.integer, q)[0])
-        assert device.metrics().invocations == 1
+        assert device.metrics().invocations == 2
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def _run(
             record, problem = compare_trace(network, float_network, x[index], q[index], trace)
             return {"trace": record, "problem": problem}
 
-        traced_record = session.record("trace", index, traced)
+        traced_record = session.record("trace", index, traced, _is_trace)
         found.traces.append({"sample": index, **traced_record["trace"]})
         if traced_record["problem"]:
             found.failures.append(f"sample {index}: {traced_record['problem']}")
@@ -234,7 +234,10 @@ def _run(
             def diverging(index: int = index) -> dict[str, Any]:
                 return {"divergence": find_divergence(session.target.device, network, q[index])}
 
-            found.divergence = {"sample": index, **session.record("divergence", index, diverging)["divergence"]}
+            found.divergence = {
+                "sample": index,
+                **session.record("divergence", index, diverging, _is_divergence)["divergence"],
+            }
         value = dequantize(network.output, output)
         found.samples.append(
             {
@@ -336,6 +339,16 @@ def _counter(target: Target, samples: list[dict[str, Any]]) -> dict[str, Any]:
     if counts:
         result.update(min=min(counts), median=statistics.median(counts), max=max(counts))
     return result
+
+
+def _is_trace(record: dict[str, Any]) -> bool:
+    """Whether a journal's record of a trace is one; hil.json's schema looks at the details."""
+    return isinstance(record.get("trace"), dict) and isinstance(record.get("problem"), (str, type(None)))
+
+
+def _is_divergence(record: dict[str, Any]) -> bool:
+    found = record.get("divergence")
+    return isinstance(found, dict) and isinstance(found.get("text"), str)
 
 
 def _checked_inputs(network: IntegerNetwork, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

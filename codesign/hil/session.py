@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from codesign.errors import InputError
 from codesign.hil.journal import Journal
 from codesign.hil.protocol import DeviceError, Identity, LinkLostError, Metrics, NoReplyError
 from codesign.hil.target import Target
@@ -55,7 +56,10 @@ class Session:
             known = self._keep(
                 "infer", sample, {"output": inference.output.tolist(), "count": self.target.count(inference)}
             )
-        return _int8(known, "output"), known.get("count")
+        count = known.get("count")
+        if count is not None and (type(count) is not int or count < 0):
+            raise _damaged()
+        return _int8(known, "output"), count
 
     def repeat(self, sample: int, q: Int8Array) -> Int8Array:
         """The output of a sample again, always from the device."""
@@ -69,15 +73,30 @@ class Session:
         if known is None:
             values = self._asked("quantize", sample, lambda: self.target.device.quantize(x))
             known = self._keep("quantize", sample, {"values": values.reshape(-1).tolist()})
-        return _int8(known, "values").reshape(np.shape(x))
+        quantized = _int8(known, "values")
+        if quantized.size != np.size(x):
+            raise _damaged()
+        return quantized.reshape(np.shape(x))
 
-    def record(self, kind: str, sample: int, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """What `make` finds out about a sample by talking to the device; from the journal where it is there."""
+    def record(
+        self,
+        kind: str,
+        sample: int,
+        make: Callable[[], Mapping[str, Any]],
+        valid: Callable[[dict[str, Any]], bool],
+    ) -> dict[str, Any]:
+        """What `make` finds out about a sample by talking to the device; from the journal where it is there.
+
+        InputError where the journal's record is not `valid`.
+        """
         known = self._known(kind, sample)
         if known is None:
             known = self._keep(kind, sample, self._asked(kind, sample, make))
             self.answered += 1
-        return {key: value for key, value in known.items() if key not in ("kind", "sample")}
+        content = {key: value for key, value in known.items() if key not in ("kind", "sample")}
+        if not valid(content):
+            raise _damaged()
+        return content
 
     def metrics(self) -> Metrics:
         """The device's counts since its reset."""
@@ -142,10 +161,12 @@ class Session:
             self.events.append({"seconds": seconds, "request": what, "sample": sample, "text": text})
 
 
-def _int8(entry: Mapping[str, Any], key: str) -> Int8Array:
-    from codesign.errors import InputError
+def _damaged() -> InputError:
+    return InputError("the journal holds a damaged result; start again without --resume")
 
+
+def _int8(entry: Mapping[str, Any], key: str) -> Int8Array:
     values = entry.get(key)
     if not isinstance(values, list) or not all(type(v) is int and -128 <= v <= 127 for v in values):
-        raise InputError("the journal holds a damaged result; start again without --resume")
+        raise _damaged()
     return np.array(values, np.int8)

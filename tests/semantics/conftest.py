@@ -17,26 +17,33 @@ def fixture_path(request: pytest.FixtureRequest) -> Path:
     return FIXTURES / f"{request.param}.tflite"
 
 
-def extreme_inputs(shape: tuple[int, int]) -> np.ndarray:
-    """All -128, all 127, alternations along steps, features and both, steps up and down, single spikes."""
+@pytest.fixture(params=NAMES)
+def int16_path(request: pytest.FixtureRequest) -> Path:
+    return FIXTURES / f"{request.param}.int16.tflite"
+
+
+def extreme_inputs(shape: tuple[int, int], dtype: str = "int8") -> np.ndarray:
+    """All lowest, all highest, alternations along steps, features and both, steps up and down, single spikes."""
     T, D = shape
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     t, d = np.indices((T, D))
-    patterns = [np.full((T, D), v) for v in (-128, 127, 0, -1, 1)]
+    patterns = [np.full((T, D), v) for v in (low, high, 0, -1, 1)]
     for parity in (t % 2, d % 2, (t + d) % 2, t >= T // 2, d >= D // 2):
-        patterns += [np.where(parity, 127, -128), np.where(parity, -128, 127)]
+        patterns += [np.where(parity, high, low), np.where(parity, low, high)]
     for k in range(T * D):
-        spike = np.full(T * D, -128)
-        spike[k] = 127
+        spike = np.full(T * D, low)
+        spike[k] = high
         patterns += [spike.reshape(T, D), -1 - spike.reshape(T, D)]
-    return np.stack(patterns).astype(np.int8)
+    return np.stack(patterns).astype(dtype)
 
 
-def mixed_inputs(shape: tuple[int, int], count: int, seed: int) -> np.ndarray:
+def mixed_inputs(shape: tuple[int, int], count: int, seed: int, dtype: str = "int8") -> np.ndarray:
     """Extreme inputs, uniform ones, and ones near a constant; `count` in all."""
     rng = np.random.default_rng(seed)
-    extreme = extreme_inputs(shape)
+    extreme = extreme_inputs(shape, dtype)
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     n = max(count - len(extreme), 0)
-    uniform = rng.integers(-128, 128, (n - n // 2, *shape))
-    centre = rng.integers(-128, 128, (n // 2, 1, shape[1]))
-    near = np.clip(np.round(centre + rng.normal(0, 12, (n // 2, *shape))), -128, 127)
-    return np.concatenate([extreme, uniform.astype(np.int8), near.astype(np.int8)])[: max(count, len(extreme))]
+    uniform = rng.integers(low, high + 1, (n - n // 2, *shape))
+    centre = rng.integers(low, high + 1, (n // 2, 1, shape[1]))
+    near = np.clip(np.round(centre + (high + 1) / 128 * rng.normal(0, 12, (n // 2, *shape))), low, high)
+    return np.concatenate([extreme, uniform.astype(dtype), near.astype(dtype)])[: max(count, len(extreme))]

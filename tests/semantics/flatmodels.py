@@ -1,4 +1,4 @@
-"""Int8 .tflite models for tests: written from scratch with any scales and weights, or a fixture patched in place."""
+"""Int8 and int16 .tflite models for tests: written from scratch with any scales, or a fixture patched in place."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ TYPES = {
     np.dtype("i1"): tflite.TensorType.INT8,
     np.dtype("i2"): tflite.TensorType.INT16,
     np.dtype("i4"): tflite.TensorType.INT32,
+    np.dtype("i8"): tflite.TensorType.INT64,
 }
 
 
@@ -145,13 +146,17 @@ class ModelBuilder:
 class Chain:
     """A model built operator by operator; `current` is the tensor that flows along."""
 
-    def __init__(self, shape=(4, 3), scale=0.01, zero=0) -> None:
+    def __init__(self, shape=(4, 3), scale=0.01, zero=0, dtype="i1") -> None:
+        """`dtype` "i2": int16 activations and int64 biases; every zero point given is then taken as 0."""
         self.b = ModelBuilder()
+        self.dtype, self.bias_dtype = dtype, "i4" if dtype == "i1" else "i8"
+        zero = zero if dtype == "i1" else 0
         self.dims, self.scale, self.zero = (1, *shape), scale, zero
-        self.source = self.current = self.b.tensor(self.dims, scale=scale, zero=zero)
+        self.source = self.current = self.b.tensor(self.dims, dtype, scale=scale, zero=zero)
 
     def _advance(self, dims, scale, zero) -> int:
-        self.current = self.b.tensor(dims, scale=scale, zero=zero)
+        zero = zero if self.dtype == "i1" else 0
+        self.current = self.b.tensor(dims, self.dtype, scale=scale, zero=zero)
         self.dims, self.scale, self.zero = tuple(dims), scale, zero
         return self.current
 
@@ -178,8 +183,8 @@ class Chain:
         H = W.shape[1]
         w = [b.tensor(None, data=W[g], scale=W_scale[g], zero=0) for g in range(4)]
         r = [b.tensor(None, data=R[g], scale=R_scale[g], zero=0) for g in range(4)]
-        c = [b.tensor(None, data=bias[g].astype("i4"), scale=before * W_scale[g], zero=0) for g in range(4)]
-        hidden = b.tensor((1, H), scale=scale, zero=zero, variable=True)
+        c = [b.tensor(None, data=bias[g].astype(self.bias_dtype), scale=before * W_scale[g], zero=0) for g in range(4)]
+        hidden = b.tensor((1, H), self.dtype, scale, zero if self.dtype == "i1" else 0, variable=True)
         cell = b.tensor((1, H), "i2", scale=cell_scale, zero=0, variable=True)
         extra = lambda given: -1 if given is None else b.tensor(None, data=given, scale=0.01, zero=0)  # noqa: E731
         inputs = [
@@ -219,7 +224,7 @@ class Chain:
         if bias is not None:
             bias_scale = before * np.asarray(W_scale) if bias_scale is None else bias_scale
             bias_scale = float(bias_scale) if np.ndim(bias_scale) == 0 else list(bias_scale)
-            inputs.append(b.tensor(None, data=bias.astype("i4"), scale=bias_scale, zero=0))
+            inputs.append(b.tensor(None, data=bias.astype(self.bias_dtype), scale=bias_scale, zero=0))
         else:
             inputs.append(-1)
 
@@ -243,10 +248,10 @@ class Chain:
         return self.unary(BUILTIN.RELU, scale, zero)
 
     def logistic(self) -> Chain:
-        return self.unary(BUILTIN.LOGISTIC, 1 / 256, -128)
+        return self.unary(BUILTIN.LOGISTIC, 1 / 256 if self.dtype == "i1" else 2.0**-15, -128)
 
     def tanh(self) -> Chain:
-        return self.unary(BUILTIN.TANH, 1 / 128, 0)
+        return self.unary(BUILTIN.TANH, 1 / 128 if self.dtype == "i1" else 2.0**-15, 0)
 
     def softmax(self, beta=1.0) -> Chain:
         def options(fb):
@@ -255,7 +260,7 @@ class Chain:
             return tflite.SoftmaxOptionsEnd(fb)
 
         x = self.current
-        out = self._advance(self.dims, 1 / 256, -128)
+        out = self._advance(self.dims, 1 / 256 if self.dtype == "i1" else 2.0**-15, -128)
         self.b.op(BUILTIN.SOFTMAX, [x], [out], OPTIONS.SoftmaxOptions, options)
         return self
 
@@ -298,13 +303,14 @@ def random_lstm(
     """An LSTM of random weights; `gain` scales pre-activations (over about 5: gates saturate)."""
     features = chain.dims[2]
     scale, zero = float(np.float32(rng.uniform(0.002, 0.008))), int(rng.integers(-128, 128))
+    scale = scale if chain.dtype == "i1" else scale / 256
     W_scale = [float(np.float32(gain * 2.0 ** rng.uniform(-9, -6))) for _ in range(4)]
     R_scale = [float(np.float32(gain * 2.0 ** rng.uniform(-9, -6))) for _ in range(4)]
     bias = np.stack([rng.integers(-2, 3) * rng.normal(0, 0.4, units) / (chain.scale * s) for s in W_scale])
     return chain.lstm(
         random_int8(rng, (4, units, features), rng.random() < 0.5),
         random_int8(rng, (4, units, units), rng.random() < 0.5),
-        np.round(bias).astype("i4"),
+        np.round(bias).astype("i8"),
         W_scale,
         R_scale,
         scale,
@@ -317,18 +323,30 @@ def random_lstm(
 def random_dense(chain: Chain, rng, outputs: int, per_channel: bool, bias: bool = True, fused=0, keep=False) -> Chain:
     W = random_int8(rng, (outputs, chain.dims[-1]))
     s = np.float32(2.0 ** rng.uniform(-9, -5, outputs if per_channel else 1)).astype(float)
-    real = 128 * W.shape[1] ** 0.5 * 60 * chain.scale * float(s.max())
-    b = rng.integers(-3000, 3000, outputs) if bias else None
+    steps = 128 if chain.dtype == "i1" else 32768
+    real = steps * W.shape[1] ** 0.5 * 60 * chain.scale * float(s.max())
+    b = rng.integers(-24 * steps, 24 * steps, outputs) if bias else None
     W_scale = s.tolist() if per_channel else float(s[0])
-    scale = float(np.float32(real / 128 * rng.uniform(0.3, 1.5)))
+    scale = float(np.float32(real / steps * rng.uniform(0.3, 1.5)))
     return chain.dense(W, b, W_scale, scale, int(rng.integers(-128, 128)), fused, keep)
 
 
 def patch_fixture(content: bytes, rng: np.random.Generator) -> bytes:
-    """A fixture with new weight bytes, weight scales and cell scales, written over the old ones in place."""
+    """A fixture with new weight bytes, weight scales and cell scales, written over the old ones in place.
+
+    int16: input and FULLY_CONNECTED output scales too.
+    """
     data = bytearray(content)
     model = tflite.Model.GetRootAsModel(data, 0)
     graph = model.Subgraphs(0)
+    cells, free = set(), {graph.Inputs(0)}
+    for k in range(graph.OperatorsLength()):
+        op = graph.Operators(k)
+        kind = model.OperatorCodes(op.OpcodeIndex()).BuiltinCode()
+        if kind == BUILTIN.UNIDIRECTIONAL_SEQUENCE_LSTM:
+            cells.add(op.Inputs(19))
+        elif kind == BUILTIN.FULLY_CONNECTED:
+            free.add(op.Outputs(0))
     for k in range(graph.TensorsLength()):
         t = graph.Tensors(k)
         buffer = model.Buffers(t.Buffer())
@@ -336,6 +354,8 @@ def patch_fixture(content: bytes, rng: np.random.Generator) -> bytes:
         if t.Type() == tflite.TensorType.INT8 and buffer.DataLength():
             buffer.DataAsNumpy()[:] = rng.integers(0, 256, buffer.DataLength(), dtype=np.uint8)
             scales *= np.float32(2.0 ** rng.uniform(-2, 3))
-        elif t.Type() == tflite.TensorType.INT16:
+        elif k in cells:
             scales[:] = 2.0 ** rng.integers(-17, -11)  # a cell range of +-1/4 to +-8
+        elif t.Type() == tflite.TensorType.INT16 and k in free:
+            scales *= np.float32(2.0 ** rng.uniform(-3, 1))
     return bytes(data)

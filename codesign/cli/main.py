@@ -11,6 +11,7 @@ import click
 
 from codesign import __version__
 from codesign.cli import options as opt
+from codesign.cli.hil_commands import boards, hil
 from codesign.errors import CodesignError
 
 
@@ -35,6 +36,10 @@ def main() -> None:
     Exit codes: 0 signed off or proved, 1 a check failed or a criterion is not proved, 2 bad usage or input, 3 something
     on this machine is missing.
     """
+
+
+main.add_command(hil)
+main.add_command(boards)
 
 
 @main.command()
@@ -183,26 +188,6 @@ def deploy(
     else:
         print_signoff(result, folder)
     sys.exit(0 if result["verdict"] == "PASS" else 1)
-
-
-@main.command()
-@opt.as_json
-def boards(as_json: bool) -> None:
-    """List the boards."""
-    from codesign.toolchain import list_boards, load_board
-
-    found = [load_board(name) for name in list_boards()]
-    if as_json:
-        facts = [
-            {"name": b.name, "title": b.title, "core": b.core, "clock_hz": b.clock_hz,
-             "emulator": b.emulator.kind if b.emulator else None} for b in found
-        ]  # fmt: skip
-        click.echo(json.dumps(facts))
-        return
-    width = max(len(b.name) for b in found)
-    for board in found:
-        emulator = f"emulated by {board.emulator.kind}" if board.emulator else "hardware only"
-        click.echo(f"{board.name:<{width}}  {board.title}, {board.core}, {board.clock_hz // 10**6} MHz, {emulator}")
 
 
 @main.command()

@@ -44,6 +44,9 @@ class Pin:
     port: str
     number: int
 
+    def __str__(self) -> str:
+        return f"P{self.port}{self.number}"
+
 
 @dataclass(frozen=True)
 class Serial:

@@ -6,7 +6,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
-from codesign.codegen.plan import Location, Plan, Step, size_of
+import numpy as np
+
+from codesign.codegen.plan import Constant, Location, Plan, Step, size_of
 from codesign.quantization.integer import IntDense, IntLstm, Multiplier, QuantizedTensor
 
 _LINE = 108
@@ -17,7 +19,7 @@ def comment_text(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.:;/ -]", "_", text)[:200]
 
 
-def _array(values: Iterable[int]) -> str:
+def _array(values: Iterable[int | str]) -> str:
     lines = [""]
     for value in values:
         item = f"{value},"
@@ -27,6 +29,14 @@ def _array(values: Iterable[int]) -> str:
             lines.append("")
         lines[-1] += " " + item if lines[-1] else item
     return "\n".join("    " + line for line in lines)
+
+
+def _constant(prefix: str, constant: Constant) -> str:
+    if constant.values.dtype == np.uint64:
+        text = _array(f"0x{int(v):016X}u" for v in constant.values)
+    else:
+        text = _array(int(v) for v in constant.values)
+    return f"static const {constant.ctype} {prefix}_{constant.role}[{constant.values.size}] = {{\n{text}\n}};"
 
 
 def _multiplier(scale: Multiplier) -> str:
@@ -64,6 +74,7 @@ def emit_header(plan: Plan) -> str:
 #define CS_MODEL_INPUT_SIZE {size_of(network.input)}
 #define CS_MODEL_OUTPUT_SIZE {size_of(network.output)}
 #define CS_MODEL_LSTM_LAYERS {plan.lstm_layers}
+{_stream_defines(plan)}
 /* real = scale * (q - zero point) */
 #define CS_MODEL_INPUT_SCALE {_float(network.input.scale)}
 #define CS_MODEL_INPUT_ZERO_POINT ({network.input.zero_point})
@@ -79,7 +90,7 @@ typedef void (*cs_trace_fn)(void *context, uint16_t layer, uint16_t step, const 
 
 /* The model has static buffers: one inference at a time. */
 void cs_model_init(void);
-/* Clears the buffers. cs_model_invoke starts from the initial state in any case. */
+/* Back to the initial state. cs_model_invoke starts from it in any case. */
 void cs_model_reset(void);
 /* CS_MODEL_INPUT_SIZE values. clamp(round(x / scale) + zero point, -128, 127): one single-precision division, ties
  * away from zero; NaN gives the zero point. In codesign_model_float.c. */
@@ -91,12 +102,43 @@ void cs_model_invoke_traced(const int8_t *input, int8_t *output, cs_trace_fn tra
 void cs_model_dequantize_output(const int8_t *q, float *y);
 /* 32 bytes: SHA-256 of the .tflite file. */
 const uint8_t *cs_model_hash(void);
-
+{_stream_functions(plan)}
 #ifdef __cplusplus
 }}
 #endif
 
 #endif
+"""
+
+
+def _stream_defines(plan: Plan) -> str:
+    if plan.stream is None:
+        return (
+            "/* No streaming: a layer needs the whole sequence at once: "
+            f"{comment_text(plan.stream_obstacle)}. */\n#define CS_MODEL_STREAMING 0"
+        )
+    return (
+        "#define CS_MODEL_STREAMING 1\n"
+        f"#define CS_MODEL_STEP_OUTPUT_SIZE {plan.step_outputs}\n"
+        f"#define CS_MODEL_STATE_SIZE {plan.state_bytes}"
+    )
+
+
+def _stream_functions(plan: Plan) -> str:
+    if plan.stream is None:
+        return ""
+    return """
+/* Streaming: consumes one time step, CS_MODEL_FEATURES values, and yields CS_MODEL_STEP_OUTPUT_SIZE values. From the
+ * initial state, the outputs of CS_MODEL_STEPS steps are those of cs_model_invoke (a model that gives only its last
+ * step's output: the last of them); a stream may also go on for longer. With output NULL, layers behind the last LSTM do
+ * not run. input and output must not overlap. cs_model_invoke leaves the state as after its last step. */
+void cs_model_step(const int8_t *input, int8_t *output);
+/* The state as CS_MODEL_STATE_SIZE bytes, of any alignment; may be set again by the same model only. */
+void cs_model_get_state(uint8_t *state);
+void cs_model_set_state(const uint8_t *state);
+/* One step's CS_MODEL_FEATURES and CS_MODEL_STEP_OUTPUT_SIZE values. In codesign_model_float.c. */
+void cs_model_quantize_step(const float *x, int8_t *q);
+void cs_model_dequantize_step(const int8_t *q, float *y);
 """
 
 
@@ -114,16 +156,30 @@ void cs_model_dequantize_output(const int8_t *q, float *y)
 {{
     cs_dequantize(q, y, CS_MODEL_OUTPUT_SIZE, CS_MODEL_OUTPUT_SCALE, CS_MODEL_OUTPUT_ZERO_POINT);
 }}
+{"" if plan.stream is None else _STREAM_CONVERSIONS}"""
+
+
+_STREAM_CONVERSIONS = """
+void cs_model_quantize_step(const float *x, int8_t *q)
+{
+    cs_quantize(x, q, CS_MODEL_FEATURES, CS_MODEL_INPUT_SCALE, CS_MODEL_INPUT_ZERO_POINT);
+}
+
+void cs_model_dequantize_step(const int8_t *q, float *y)
+{
+    cs_dequantize(q, y, CS_MODEL_STEP_OUTPUT_SIZE, CS_MODEL_OUTPUT_SCALE, CS_MODEL_OUTPUT_ZERO_POINT);
+}
 """
 
 
 def emit_source(plan: Plan) -> str:
     """codesign_model.c: constants, static buffers and the sequence of kernel calls."""
-    parts = [_banner(plan) + '#include "codesign_model.h"\n\n#include <stddef.h>\n\n#include "cs_kernels.h"\n']
+    parts = [_banner(plan) + '#include "codesign_model.h"\n\n#include <stddef.h>\n\n']
+    parts[0] += '#include "cs_dense.h"\n#include "cs_lstm.h"\n'
     digest = hashlib.sha256(plan.network.content).digest()
     parts.append(f"static const uint8_t model_hash[32] = {{\n{_array(digest)}\n}};\n")
-    parts += [_step_definitions(index, step) for index, step in enumerate(plan.steps)]
     parts.append(_buffers(plan))
+    parts += [_step_definitions(index, step) for index, step in enumerate(plan.steps)]
     parts.append(_functions(plan))
     return "\n".join(parts)
 
@@ -138,10 +194,7 @@ def _step_definitions(index: int, step: Step) -> str:
     op = step.op
     text = [f"/* {prefix}: {step.kind} {comment_text(op.name)}: {_describe(op.input)} -> {_describe(op.output)} */"]
     for constant in step.constants:
-        text.append(
-            f"static const {constant.ctype} {prefix}_{constant.role}[{constant.values.size}] = {{\n"
-            f"{_array(int(v) for v in constant.values)}\n}};"
-        )
+        text.append(_constant(prefix, constant))
     if isinstance(op, IntLstm):
         text.append(_lstm_descriptor(prefix, step, op))
     elif isinstance(op, IntDense):
@@ -150,7 +203,7 @@ def _step_definitions(index: int, step: Step) -> str:
         classes = op.input.shape[-1]
         text.append(
             f"static const cs_softmax {prefix} = {{\n"
-            f"    .rows = {size_of(op.input) // classes},\n    .classes = {classes},\n"
+            f"    .classes = {classes},\n"
             f"    .table_size = {step.constants[0].values.size},\n    .exp_table = {prefix}_exp_table,\n}};"
         )
     return "\n".join(text) + "\n"
@@ -158,15 +211,17 @@ def _step_definitions(index: int, step: Step) -> str:
 
 def _lstm_descriptor(prefix: str, step: Step, op: IntLstm) -> str:
     shift = 12 + op.cell_shift
+    scales = (*op.input_multipliers, *op.recurrent_multipliers, op.hidden_multiplier)
+    pairs = ", ".join(f"{{{scale.m}, {1 << -scale.e - 1 if scale.e < 0 else 0}}}" for scale in scales)
     return f"""static const cs_lstm {prefix} = {{
-    .layer = {step.lstm_layer},
-    .steps = {op.input.shape[0]},
+    .weights = {prefix}_weights,
+    .scales = {{{pairs}}},
+}};
+static const cs_lstm_constants {prefix}_constants = {{
     .features = {op.features},
     .units = {op.units},
-    .input_weights = {prefix}_input_weights,
-    .recurrent_weights = {prefix}_recurrent_weights,
-    .input_bias = {prefix}_input_bias,
-    .recurrent_bias = {prefix}_recurrent_bias,
+    .input_wide = {int(step.wide[0])},
+    .recurrent_wide = {int(step.wide[1])},
     .input_scale = {_multipliers(op.input_multipliers)},
     .recurrent_scale = {_multipliers(op.recurrent_multipliers)},
     .forget_scale = {_multiplier(op.forget_multiplier)},
@@ -176,47 +231,123 @@ def _lstm_descriptor(prefix: str, step: Step, op: IntLstm) -> str:
     .tanh_shift = {max(-shift, 0)},
     .hidden_zero_point = {op.output.zero_point},
     .cell_clip = {min(op.cell_clip_q, 32767)},
-}};"""
+}};
+static int8_t {prefix}_hidden[{op.units}];
+static int16_t {prefix}_cell[{op.units}];
+
+CS_NOINLINE static void {prefix}_step(const int8_t *x, const int8_t *hidden, int16_t *state, int8_t *next, uint64_t *working)
+{{
+    cs_lstm_step(&{prefix}, &{prefix}_constants, x, hidden, state, next, working);
+}}"""
 
 
 def _dense_descriptor(prefix: str, step: Step, op: IntDense) -> str:
     outputs, inputs = op.W.shape
-    return f"""static const cs_multiplier {prefix}_scale[{len(step.scales)}] = {_multipliers(step.scales)};
-static const cs_dense {prefix} = {{
-    .rows = {size_of(op.input) // inputs},
-    .inputs = {inputs},
-    .outputs = {outputs},
-    .per_channel = {int(len(step.scales) > 1)},
+    scales = ", ".join(
+        f"{{{m.m}, {1 << -m.e - 1 if m.e < 0 else 0}, {max(m.e, 0)}, {max(-m.e, 0)}}}" for m in step.scales
+    )
+    return f"""static const cs_dense_scale {prefix}_scale[{len(step.scales)}] = {{{scales}}};
+static const cs_dense_data {prefix} = {{
     .weights = {prefix}_weights,
     .bias = {prefix}_bias,
     .scale = {prefix}_scale,
+}};
+static const cs_dense {prefix}_constants = {{
+    .inputs = {inputs},
+    .outputs = {outputs},
+    .per_channel = {int(len(step.scales) > 1)},
+    .wide = {int(step.wide[0])},
+    .fine = {int(all(scale.e < 0 for scale in step.scales))},
     .output_zero_point = {op.output.zero_point},
     .act_min = {op.act_min},
     .act_max = {op.act_max},
-}};"""
+}};
+
+CS_NOINLINE static void {prefix}_run(const int8_t *x, int8_t *y, uint32_t rows)
+{{
+    cs_dense_run(&{prefix}_constants, &{prefix}, x, y, rows);
+}}"""
 
 
 def _buffers(plan: Plan) -> str:
     lines = [f"static int8_t buffer_{name}[{size}]; /* activations */" for name, size in plan.buffers.items() if size]
-    if plan.cell_units:
-        lines.append(f"static int16_t cell[{plan.cell_units}]; /* of one layer at a time */")
+    if plan.wide_words:
+        lines.append(f"static uint64_t wide[{plan.wide_words}]; /* an LSTM's inputs of one step, as int16 */")
     return "".join(line + "\n" for line in lines)
 
 
-def _pointer(location: Location, offset: int) -> str:
-    base = location if location in ("input", "output") else f"buffer_{location}"
+def _pointer(location: Location, offset: int = 0) -> str:
+    base = location
+    if location in ("a", "b"):
+        base = f"buffer_{location}"
+    elif location.startswith("hidden"):
+        base = f"op{location.removeprefix('hidden')}_hidden"
     return f"{base} + {offset}" if offset else base
 
 
 def _call(index: int, step: Step) -> str:
-    source, target = _pointer(step.source, step.offset), _pointer(step.target, 0)
-    if isinstance(step.op, IntLstm):
-        return f"cs_lstm_run(&op{index}, {source}, cell, {target}, {int(step.keep_sequence)}, trace, context);"
+    source, target = _pointer(step.source, step.offset), _pointer(step.target)
+    op = step.op
+    if isinstance(op, IntLstm):
+        rows = target if step.keep_sequence else "NULL"
+        return (
+            f"cs_lstm_run(op{index}_step, &op{index}_constants, {step.lstm_layer}, {op.input.shape[0]}, {source},\n"
+            f"                op{index}_hidden, op{index}_cell, {rows}, wide, trace, context);"
+        )
+    return _row_call(index, step, source, target, step.rows)
+
+
+def _row_call(index: int, step: Step, source: str, target: str, rows: int) -> str:
+    """The call of a layer without state on `rows` rows."""
     if isinstance(step.op, IntDense):
-        return f"cs_dense_run(&op{index}, {source}, {target});"
-    if step.op.kind == "softmax":
-        return f"cs_softmax_run(&op{index}, {source}, {target});"
-    return f"cs_lookup_run(op{index}_table, {source}, {target}, {size_of(step.op.output)});"
+        return f"op{index}_run({source}, {target}, {rows});"
+    if step.kind == "softmax":
+        return f"cs_softmax_run(&op{index}, {source}, {target}, {rows});"
+    return f"cs_lookup_run(op{index}_table, {source}, {target}, {size_of(step.op.output) // step.rows * rows});"
+
+
+def _stream_calls(plan: Plan) -> list[str]:
+    assert plan.stream is not None
+    last_lstm = max((call.index for call in plan.stream if plan.steps[call.index].kind == "lstm"), default=-1)
+    calls = []
+    for call in plan.stream:
+        step = plan.steps[call.index]
+        source, target = _pointer(call.source), _pointer(call.target)
+        if isinstance(step.op, IntLstm):
+            prefix = f"op{call.index}"
+            calls.append(f"{prefix}_step({source}, {prefix}_hidden, {prefix}_cell, {prefix}_hidden, wide);")
+        else:
+            calls.append(_row_call(call.index, step, source, target, 1))
+        if call.index == last_lstm:
+            calls.append("if (output == NULL) {\n        return;\n    }")
+    if plan.stream_final != "output":
+        calls.append(f"cs_copy({_pointer(plan.stream_final)}, output, CS_MODEL_STEP_OUTPUT_SIZE);")
+    if last_lstm < 0:
+        calls.insert(0, "if (output == NULL) {\n        return;\n    }")
+    return calls
+
+
+def _body(calls: Iterable[str]) -> str:
+    return "".join(f"    {call}\n" for call in calls)
+
+
+def _stream(plan: Plan) -> str:
+    states = [(f"op{index}", step.op) for index, step in enumerate(plan.steps) if isinstance(step.op, IntLstm)]
+    get = [f"state = cs_state_get({p}_hidden, {p}_cell, {op.units}, state);" for p, op in states]
+    put = [f"state = cs_state_set({p}_hidden, {p}_cell, {op.units}, state);" for p, op in states]
+    return f"""
+void cs_model_step(const int8_t *input, int8_t *output)
+{{
+{_body(_stream_calls(plan))}}}
+
+void cs_model_get_state(uint8_t *state)
+{{
+{_body([*get, "(void)state;"])}}}
+
+void cs_model_set_state(const uint8_t *state)
+{{
+{_body([*put, "(void)state;"])}}}
+"""
 
 
 def _functions(plan: Plan) -> str:
@@ -225,18 +356,14 @@ def _functions(plan: Plan) -> str:
         calls.append(f"cs_copy({_pointer(plan.final, plan.final_offset)}, output, CS_MODEL_OUTPUT_SIZE);")
     if not plan.lstm_layers:
         calls += ["(void)trace;", "(void)context;"]
-    clears = [
-        f"    for (i = 0; i < {size}; ++i) {{\n        buffer_{name}[i] = 0;\n    }}\n"
-        for name, size in plan.buffers.items()
-        if size
+    resets = [
+        f"cs_state_reset(op{index}_hidden, op{index}_cell, {step.op.units}, {step.op.output.zero_point});"
+        for index, step in enumerate(plan.steps)
+        if isinstance(step.op, IntLstm)
     ]
-    if plan.cell_units:
-        clears.append(f"    for (i = 0; i < {plan.cell_units}; ++i) {{\n        cell[i] = 0;\n    }}\n")
-    reset = ("    uint32_t i;\n" + "".join(clears)) if clears else ""
-    body = "".join(f"    {call}\n" for call in calls)
     return f"""void cs_model_reset(void)
 {{
-{reset}}}
+{_body(resets)}}}
 
 void cs_model_init(void)
 {{
@@ -245,7 +372,7 @@ void cs_model_init(void)
 
 void cs_model_invoke_traced(const int8_t *input, int8_t *output, cs_trace_fn trace, void *context)
 {{
-{body}}}
+{_body(calls)}}}
 
 void cs_model_invoke(const int8_t *input, int8_t *output)
 {{
@@ -256,4 +383,4 @@ const uint8_t *cs_model_hash(void)
 {{
     return model_hash;
 }}
-"""
+{"" if plan.stream is None else _stream(plan)}"""

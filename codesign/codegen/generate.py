@@ -8,32 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from codesign.codegen.emit import emit_float_source, emit_header, emit_source
+from codesign.codegen.packing import Weights
 from codesign.codegen.plan import make_plan
 from codesign.errors import InputError
-from codesign.quantization.integer import IntegerNetwork
+from codesign.quantization.integer import IntegerNetwork, IntLstm
 from codesign.resources import resource_dir
 
 KERNELS = (
-    "cs_dot.c",
+    "cs_dense.h",
     "cs_fixed.h",
     "cs_kernels.h",
     "cs_layers.c",
-    "cs_lstm.c",
+    "cs_lstm.h",
     "cs_quantize.c",
     "cs_quantize.h",
     "cs_softmax.c",
+    "cs_tables.c",
 )
 
 
-def generate(network: IntegerNetwork, folder: str | Path) -> list[Path]:
+def generate(network: IntegerNetwork, folder: str | Path, weights: Weights = "int8") -> list[Path]:
     """Writes the model's C99 sources and the kernels into `folder`; other files there are left alone.
 
     Returns the paths written: codesign_model.h (the API), codesign_model.c, codesign_model_float.c (besides
     cs_quantize.c the only file with floating point) and the kernels. Compiling every .c of the list, with `folder`
-    on the include path, gives the whole model. Raises InputError where the network cannot run exactly in 32-bit
+    on the include path, gives the whole model. `weights`: 'int8' packs them at one byte each, 'int16' at two, which takes
+    fewer instructions; the outputs are the same. Raises InputError where the network cannot run exactly in 32-bit
     integers or the folder cannot be written.
     """
-    plan = make_plan(network)
+    plan = make_plan(network, weights)
     kernels = resource_dir("firmware") / "kernels"
     texts = {
         "codesign_model.h": emit_header(plan),
@@ -62,24 +65,27 @@ def _replace(path: Path, text: str) -> Path:
     return path
 
 
-# Present whatever the model: 256 uint16 knots of the sigmoid where it has an LSTM, and its 32-byte hash.
-_KNOTS_BYTES = 512
+# Present whatever the model: the sigmoid's 512 segments where it has an LSTM, and its 32-byte hash.
+_SEGMENTS_BYTES = 2048
 _HASH_BYTES = 32
 
 
-def memory_estimate(network: IntegerNetwork) -> dict[str, Any]:
+def memory_estimate(network: IntegerNetwork, weights: Weights = "int8") -> dict[str, Any]:
     """Bytes of constant data (flash) by layer and of static RAM by buffer, and multiply-accumulates.
 
     {"flash_bytes", "ram_bytes", "macs", "layers": [{"name", "kind", "macs", "flash_bytes", "arrays": {role: bytes}}],
-    "buffers": {name: bytes}}. Exact for the generated arrays; code, layer descriptors (about 150 bytes each) and stack
-    come on top. Raises what `generate` raises.
+    "buffers": {name: bytes}, "tables_bytes"}. Exact for the generated arrays; code, layer descriptors (about 20 bytes each)
+    and stack come on top. Raises what `generate` raises.
     """
-    plan = make_plan(network)
+    plan = make_plan(network, weights)
     layers: list[dict[str, Any]] = []
-    for step in plan.steps:
+    buffers = {f"buffer_{name}": size for name, size in plan.buffers.items() if size}
+    for index, step in enumerate(plan.steps):
         arrays = {constant.role: int(constant.values.nbytes) for constant in step.constants}
         if step.scales:
-            arrays["scale"] = 8 * len(step.scales)
+            arrays["scale"] = 12 * len(step.scales)
+        if isinstance(step.op, IntLstm):
+            buffers |= {f"op{index}_hidden": step.op.units, f"op{index}_cell": 2 * step.op.units}
         layers.append(
             {
                 "name": step.op.name,
@@ -89,14 +95,14 @@ def memory_estimate(network: IntegerNetwork) -> dict[str, Any]:
                 "arrays": arrays,
             }
         )
-    buffers = {f"buffer_{name}": size for name, size in plan.buffers.items() if size}
-    if plan.cell_units:
-        buffers["cell"] = 2 * plan.cell_units
-    shared = _HASH_BYTES + (_KNOTS_BYTES if plan.lstm_layers else 0)
+    if plan.wide_words:
+        buffers["wide"] = 8 * plan.wide_words
+    shared = _HASH_BYTES + (_SEGMENTS_BYTES if plan.lstm_layers else 0)
     return {
         "flash_bytes": shared + sum(layer["flash_bytes"] for layer in layers),
         "ram_bytes": sum(buffers.values()),
         "macs": sum(step.macs for step in plan.steps),
         "layers": layers,
         "buffers": buffers,
+        "tables_bytes": shared,
     }

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from codesign.codegen.packing import Weights, pack_biases, pack_dense, pack_gates
 from codesign.errors import InputError
 from codesign.quantization.integer import (
     IntActivation,
@@ -28,31 +29,35 @@ from codesign.quantization.integer import (
 )
 from codesign.semantics import activation_table, softmax_parameters
 
-Location = Literal["input", "output", "a", "b"]
+Location = str  # "input", "output", buffers "a" and "b", and "hidden0", ...: the state of the operator of that number
 
 # TFLM's softmax aborts when its sum of exponentials reaches 2^28 in Q12.19; each class adds at most 2^19.
 MAX_CLASSES = 511
 _INT32_MAX = 2**31 - 1
+# Accumulators are doubled on the device.
+_LARGEST = 2**30 - 1
 _UINT16_MAX = 2**16 - 1
-# Room for the output zero point, added after the multiplication.
-_HEADROOM = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A const array of the generated source: role (part of its C name) and values (int8, int32)."""
+    """A const array of the generated source: role (part of its C name) and values (int8, int32, uint64)."""
 
     role: str
     values: npt.NDArray[Any]
 
     @property
     def ctype(self) -> str:
-        return {1: "int8_t", 4: "int32_t"}[self.values.dtype.itemsize]
+        return {"i1": "int8_t", "i4": "int32_t", "u8": "uint64_t"}[self.values.dtype.str[1:]]
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One kernel call. `source` + `offset` is where its input starts; `keep_sequence` matters to LSTMs only."""
+    """One kernel call. `source` + `offset` is where its input starts; `keep_sequence` matters to LSTMs only.
+
+    `wide` says for each weight array whether its layout is the int16 one. `rows` counts the rows (time steps) that a dense
+    layer or a softmax is applied to.
+    """
 
     op: IntLstm | IntDense | IntActivation
     constants: tuple[Constant, ...]
@@ -60,6 +65,8 @@ class Step:
     source: Location
     offset: int
     target: Location
+    rows: int
+    wide: tuple[bool, ...] = ()
     keep_sequence: bool = True
     lstm_layer: int = -1
 
@@ -80,23 +87,49 @@ class Step:
         return 0
 
 
+@dataclass(frozen=True)
+class StreamCall:
+    """The call of step number `index` on one time step's row."""
+
+    index: int
+    source: Location
+    target: Location
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The steps in order, and static buffers: bytes of `a` and `b`, elements of the int16 cell.
+    """The steps in order, static buffers (bytes of `a` and `b`) and words of the LSTMs' working memory.
 
     `final` and `final_offset` say where the result lies after the last step; anything but 'output' has to be copied.
+    `stream` are the calls that consume one time step, and `stream_final` where their result lies; None where the network
+    has a layer that needs the whole sequence at once, which `stream_obstacle` names.
     """
 
     network: IntegerNetwork
     steps: tuple[Step, ...]
-    buffers: dict[Literal["a", "b"], int]
-    cell_units: int
+    buffers: dict[str, int]
+    wide_words: int
     final: Location
     final_offset: int
+    stream: tuple[StreamCall, ...] | None
+    stream_final: Location
+    stream_obstacle: str
 
     @property
     def lstm_layers(self) -> int:
         return sum(step.kind == "lstm" for step in self.steps)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the saved state: hidden int8 and cell int16 of every LSTM."""
+        return sum(3 * step.op.units for step in self.steps if isinstance(step.op, IntLstm))
+
+    @property
+    def step_outputs(self) -> int:
+        """Values that one time step yields."""
+        steps = self.network.input.shape[0]
+        last_only = any(isinstance(op, IntLastStep) for op in self.network.ops)
+        return size_of(self.network.output) // (1 if last_only else steps)
 
 
 def size_of(tensor: QuantizedTensor) -> int:
@@ -106,11 +139,12 @@ def size_of(tensor: QuantizedTensor) -> int:
 
 @dataclass
 class _Builder:
+    weights: Weights
     steps: list[Step] = field(default_factory=list)
-    buffers: dict[Literal["a", "b"], int] = field(default_factory=lambda: {"a": 0, "b": 0})
+    buffers: dict[str, int] = field(default_factory=lambda: {"a": 0, "b": 0})
     location: Location = "input"
     offset: int = 0
-    cell_units: int = 0
+    wide_words: int = 0
     lstm_layers: int = 0
 
     def target(self, values: int, to_output: bool, in_place: bool) -> Location:
@@ -119,19 +153,22 @@ class _Builder:
             return "output"
         if in_place and self.location in ("a", "b") and self.offset == 0:
             return self.location
-        chosen: Literal["a", "b"] = "b" if self.location == "a" else "a"
+        chosen = "b" if self.location == "a" else "a"
         self.buffers[chosen] = max(self.buffers[chosen], values)
         return chosen
 
 
-def make_plan(network: IntegerNetwork) -> Plan:
+def make_plan(network: IntegerNetwork, weights: Weights = "int8") -> Plan:
     """Checks the network and lays out its constants and buffers.
 
-    Raises InputError where the generated code could not be exact: int16 activations, an accumulator that may overflow
-    32 bits, a softmax over more than 511 classes, sizes above 65535.
+    `weights`: 'int8' packs them at one byte each, 'int16' at two, which takes fewer instructions. Raises InputError where
+    the generated code could not be exact: int16 activations, an accumulator that may pass 2^30, a softmax over more than
+    511 classes, sizes above 65535.
     """
+    if weights not in ("int8", "int16"):
+        raise InputError(f"weights can be packed as int8 or int16, not {weights!r}")
     _check_chain(network)
-    builder = _Builder()
+    builder = _Builder(weights)
     ops = network.ops
     last_compute = max((i for i, op in enumerate(ops) if not isinstance(op, (IntReshape, IntLastStep))), default=-1)
     tail_is_plain = not any(isinstance(op, IntLastStep) for op in ops[last_compute + 1 :])
@@ -139,43 +176,92 @@ def make_plan(network: IntegerNetwork) -> Plan:
         if isinstance(op, IntReshape):
             continue
         if isinstance(op, IntLastStep):
-            # An LSTM that keeps no sequence has already left the offset at its last hidden state.
+            # An LSTM that keeps no sequence has left only its last hidden state.
             if not (index and isinstance(ops[index - 1], IntLstm)):
                 builder.offset += size_of(op.input) - size_of(op.output)
             continue
         to_output = index == last_compute and tail_is_plain
         _add_step(builder, op, network.profile, to_output, _followed_by_last_step(ops, index))
-    return Plan(network, tuple(builder.steps), builder.buffers, builder.cell_units, builder.location, builder.offset)
+    final, final_offset = builder.location, builder.offset
+    obstacle = _stream_obstacle(network)
+    stream, stream_final = ([], "") if obstacle else _stream(network, builder)
+    return Plan(
+        network,
+        tuple(builder.steps),
+        builder.buffers,
+        builder.wide_words,
+        final,
+        final_offset,
+        None if obstacle else tuple(stream),
+        stream_final,
+        obstacle,
+    )
 
 
 def _followed_by_last_step(ops: tuple[IntOp, ...], index: int) -> bool:
     return index + 1 < len(ops) and isinstance(ops[index + 1], IntLastStep)
 
 
+def _stream_obstacle(network: IntegerNetwork) -> str:
+    """Name of the first operator that needs more than one time step at once; empty where there is none."""
+    steps = network.input.shape[0]
+    for op in network.ops:
+        if isinstance(op, IntLastStep):
+            return ""
+        by_step = all(len(t.shape) == 2 and t.shape[0] == steps for t in (op.input, op.output))
+        if isinstance(op, IntReshape):
+            by_step = by_step and op.input.shape == op.output.shape
+        if not by_step:
+            return op.name
+    return ""
+
+
+def _stream(network: IntegerNetwork, builder: _Builder) -> tuple[list[StreamCall], Location]:
+    """The calls for one time step. Sizes are at most those of the whole sequence, but buffers may be others."""
+    steps = network.input.shape[0]
+    builder.location, builder.offset = "input", 0
+    calls = []
+    for index, step in enumerate(builder.steps):
+        if isinstance(step.op, IntLstm):
+            target = f"hidden{index}"
+        else:
+            values = size_of(step.op.output) // (steps if len(step.op.output.shape) == 2 else 1)
+            last = index == len(builder.steps) - 1
+            target = builder.target(values, last, in_place=isinstance(step.op, IntActivation))
+        calls.append(StreamCall(index, builder.location, target))
+        builder.location = target
+    return calls, builder.location
+
+
 def _add_step(builder: _Builder, op: IntOp, profile: Profile, to_output: bool, last_only: bool) -> None:
     keep_sequence = True
     layer = -1
+    rows = 1
+    wide: tuple[bool, ...] = ()
     scales: tuple[Multiplier, ...] = ()
     constants: tuple[Constant, ...]
     values = size_of(op.output)
     if isinstance(op, IntLstm):
-        constants = _lstm_constants(op)
+        constants, wide = _lstm_constants(op, builder.weights)
         keep_sequence = not last_only
-        values = values if keep_sequence else 2 * op.units
         layer = builder.lstm_layers
         builder.lstm_layers += 1
-        builder.cell_units = max(builder.cell_units, op.units)
+        builder.wide_words = max(builder.wide_words, (op.features + 3) // 4 + (op.units + 3) // 4)
     elif isinstance(op, IntDense):
-        constants, scales = _dense_constants(op)
+        constants, scales, wide = _dense_constants(op, builder.weights)
+        rows = size_of(op.input) // op.W.shape[1]
     elif isinstance(op, IntActivation):
         constants = _activation_constants(op, profile)
+        rows = values // op.input.shape[-1]
     else:
         raise InputError(f"operator {op.name!r} ({type(op).__name__}) has no C kernel")
-    target = builder.target(values, to_output, in_place=isinstance(op, IntActivation))
-    builder.steps.append(Step(op, constants, scales, builder.location, builder.offset, target, keep_sequence, layer))
+    if keep_sequence:
+        target = builder.target(values, to_output, in_place=isinstance(op, IntActivation))
+    else:
+        target = f"hidden{len(builder.steps)}"
+    source, offset = builder.location, builder.offset
+    builder.steps.append(Step(op, constants, scales, source, offset, target, rows, wide, keep_sequence, layer))
     builder.location, builder.offset = target, 0
-    if isinstance(op, IntLstm) and not keep_sequence:
-        builder.offset = ((op.input.shape[0] - 1) & 1) * op.units
 
 
 def _check_chain(network: IntegerNetwork) -> None:
@@ -204,11 +290,11 @@ def _folded(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """bias - zero_point * (row sums), and the largest |accumulator| of each row over all int8 inputs.
 
-    weights is (..., N), bias (...). Raises InputError where a partial sum might leave 32 bits.
+    weights is (..., N), bias (...). Raises InputError where an accumulator might pass 2^30.
     """
     wide = weights.astype(np.int64)
     folded = bias.astype(np.int64) - zero_point * wide.sum(axis=-1)
-    if np.any(np.abs(folded) + 128 * np.abs(wide).sum(axis=-1) > _INT32_MAX):
+    if np.any(np.abs(folded) + 128 * np.abs(wide).sum(axis=-1) > _LARGEST):
         raise InputError(f"operator {name!r}: a 32-bit accumulator may overflow; its biases are too large")
     top = folded + np.maximum(wide * 127, wide * -128).sum(axis=-1)
     bottom = folded + np.minimum(wide * 127, wide * -128).sum(axis=-1)
@@ -218,13 +304,13 @@ def _folded(
 def _check_scale(name: str, scale: Multiplier, largest: int) -> None:
     if not (scale.m == 0 or 2**30 <= scale.m <= _INT32_MAX) or not -31 <= scale.e <= 30:
         raise InputError(f"operator {name!r}: multiplier ({scale.m}, {scale.e}) is out of range")
-    if largest << max(scale.e, 0) > _INT32_MAX - _HEADROOM:
+    if largest << max(scale.e, 0) > _LARGEST:
         raise InputError(
             f"operator {name!r}: rescaling by {scale.real:g} may overflow 32 bits; its quantization is unusable"
         )
 
 
-def _lstm_constants(op: IntLstm) -> tuple[Constant, ...]:
+def _lstm_constants(op: IntLstm, weights: Weights) -> tuple[tuple[Constant, ...], tuple[bool, ...]]:
     H, D = op.units, op.features
     fits = op.W.shape == (4, H, D) and op.R.shape == (4, H, H) and op.b.shape == (4, H)
     if not fits or op.input.shape[1:] != (D,) or op.output.shape != (op.input.shape[0], H):
@@ -232,25 +318,25 @@ def _lstm_constants(op: IntLstm) -> tuple[Constant, ...]:
     if not -40 <= op.cell_shift <= 2:
         raise InputError(f"LSTM {op.name!r}: cell scale 2^{op.cell_shift} is outside 2^-40 to 2^2")
     # Gate-major (4, H, N) becomes unit-major (H, 4, N): the kernel takes the four rows of one unit together.
-    input_weights = np.ascontiguousarray(op.W.transpose(1, 0, 2))
-    recurrent_weights = np.ascontiguousarray(op.R.transpose(1, 0, 2))
-    bias = np.ascontiguousarray(op.b.T)
-    input_bias, input_largest = _folded(op.name, input_weights, bias, op.input.zero_point)
-    recurrent_bias, recurrent_largest = _folded(op.name, recurrent_weights, np.zeros_like(bias), op.output.zero_point)
+    input_rows, recurrent_rows, bias = op.W.transpose(1, 0, 2), op.R.transpose(1, 0, 2), np.ascontiguousarray(op.b.T)
+    input_bias, input_largest = _folded(op.name, input_rows, bias, op.input.zero_point)
+    recurrent_bias, recurrent_largest = _folded(op.name, recurrent_rows, np.zeros_like(bias), op.output.zero_point)
     for gate in range(4):
         _check_scale(op.name, op.input_multipliers[gate], int(input_largest[:, gate].max()))
         _check_scale(op.name, op.recurrent_multipliers[gate], int(recurrent_largest[:, gate].max()))
     for scale in (op.forget_multiplier, op.input_gate_multiplier, op.hidden_multiplier):
-        _check_scale(op.name, scale, 2**30)
-    return (
-        Constant("input_weights", input_weights.reshape(-1)),
-        Constant("recurrent_weights", recurrent_weights.reshape(-1)),
-        Constant("input_bias", input_bias.reshape(-1)),
-        Constant("recurrent_bias", recurrent_bias.reshape(-1)),
-    )
+        _check_scale(op.name, scale, 2**30 - 1)
+    input_weights, input_wide = pack_gates(input_rows, weights)
+    recurrent_weights, recurrent_wide = pack_gates(recurrent_rows, weights)
+    biases = pack_biases(input_bias), pack_biases(recurrent_bias)
+    parts = (biases[0][:, :1], input_weights, biases[0][:, 1:], biases[1][:, :1], recurrent_weights, biases[1][:, 1:])
+    constants = (Constant("weights", np.concatenate(parts, axis=1).reshape(-1)),)
+    return constants, (input_wide, recurrent_wide)
 
 
-def _dense_constants(op: IntDense) -> tuple[tuple[Constant, ...], tuple[Multiplier, ...]]:
+def _dense_constants(
+    op: IntDense, weights: Weights
+) -> tuple[tuple[Constant, ...], tuple[Multiplier, ...], tuple[bool, ...]]:
     outputs, inputs = op.W.shape
     rows = size_of(op.input) // inputs
     if (
@@ -265,7 +351,8 @@ def _dense_constants(op: IntDense) -> tuple[tuple[Constant, ...], tuple[Multipli
     bias, largest = _folded(op.name, op.W, op.b, op.input.zero_point)
     for k in range(outputs):
         _check_scale(op.name, op.multipliers[k if len(op.multipliers) > 1 else 0], int(largest[k]))
-    return (Constant("weights", op.W.reshape(-1)), Constant("bias", bias)), op.multipliers
+    packed, wide = pack_dense(op.W, weights)
+    return (Constant("weights", packed), Constant("bias", bias)), op.multipliers, (wide,)
 
 
 def _activation_constants(op: IntActivation, profile: Profile) -> tuple[Constant, ...]:

@@ -1,39 +1,4 @@
-#include "cs_fixed.h"
-
-static int8_t dense_output(const cs_dense *op, int32_t acc, uint32_t output)
-{
-    const int32_t y = cs_multiply(acc, op->scale[op->per_channel != 0u ? output : 0u]) + op->output_zero_point;
-    return (int8_t)cs_clamp(y, op->act_min, op->act_max);
-}
-
-void cs_dense_run(const cs_dense *op, const int8_t *x, int8_t *y)
-{
-    const uint32_t inputs = op->inputs;
-    const uint32_t outputs = op->outputs;
-    uint32_t row;
-    for (row = 0; row < op->rows; ++row) {
-        const int8_t *weights = op->weights;
-        uint32_t k = 0;
-        for (; k + 4u <= outputs; k += 4u) {
-            int32_t acc[4];
-            uint32_t r;
-            for (r = 0; r < 4u; ++r) {
-                acc[r] = op->bias[k + r];
-            }
-            cs_dot4_s8(weights, x, inputs, acc);
-            for (r = 0; r < 4u; ++r) {
-                y[k + r] = dense_output(op, acc[r], k + r);
-            }
-            weights += 4u * inputs;
-        }
-        for (; k < outputs; ++k) {
-            y[k] = dense_output(op, op->bias[k] + cs_dot_s8(weights, x, inputs), k);
-            weights += inputs;
-        }
-        x += inputs;
-        y += outputs;
-    }
-}
+#include "cs_kernels.h"
 
 void cs_lookup_run(const int8_t *table, const int8_t *x, int8_t *y, uint32_t n)
 {
@@ -48,5 +13,36 @@ void cs_copy(const int8_t *x, int8_t *y, uint32_t n)
     uint32_t i;
     for (i = 0; i < n; ++i) {
         y[i] = x[i];
+    }
+}
+
+uint8_t *cs_state_get(const int8_t *hidden, const int16_t *cell, uint32_t units, uint8_t *state)
+{
+    uint32_t i;
+    for (i = 0; i < units; ++i) {
+        const uint32_t c = (uint32_t)cell[i];
+        state[i] = (uint8_t)hidden[i];
+        state[units + 2u * i] = (uint8_t)(c & 0xFFu);
+        state[units + 2u * i + 1u] = (uint8_t)((c >> 8) & 0xFFu);
+    }
+    return state + 3u * units;
+}
+
+const uint8_t *cs_state_set(int8_t *hidden, int16_t *cell, uint32_t units, const uint8_t *state)
+{
+    uint32_t i;
+    for (i = 0; i < units; ++i) {
+        hidden[i] = (int8_t)state[i];
+        cell[i] = (int16_t)(uint16_t)(state[units + 2u * i] | (uint32_t)state[units + 2u * i + 1u] << 8);
+    }
+    return state + 3u * units;
+}
+
+void cs_state_reset(int8_t *hidden, int16_t *cell, uint32_t units, int8_t zero_point)
+{
+    uint32_t i;
+    for (i = 0; i < units; ++i) {
+        hidden[i] = zero_point;
+        cell[i] = 0;
     }
 }

@@ -22,12 +22,16 @@ static int32_t reciprocal_of_one_plus(int32_t a)
 
 static uint32_t leading_zeros(uint32_t v)
 {
+#if defined(__GNUC__)
+    return (uint32_t)__builtin_clz(v);
+#else
     uint32_t n = 0;
     while ((v & 0x80000000u) == 0u) {
         v <<= 1;
         ++n;
     }
     return n;
+#endif
 }
 
 static int32_t exponential(const cs_softmax *op, int32_t below_max)
@@ -35,27 +39,27 @@ static int32_t exponential(const cs_softmax *op, int32_t below_max)
     return below_max < (int32_t)op->table_size ? op->exp_table[below_max] : 0;
 }
 
-void cs_softmax_run(const cs_softmax *op, const int8_t *x, int8_t *y)
+void cs_softmax_run(const cs_softmax *op, const int8_t *x, int8_t *y, uint32_t rows)
 {
     const uint32_t classes = op->classes;
-    uint32_t row, k;
-    for (row = 0; row < op->rows; ++row) {
+    uint32_t k;
+    for (; rows > 0u; --rows) {
         int32_t max = -128;
-        int32_t sum = 0; /* Q12.19; each term is at most 2^19 and there are at most 511 */
+        uint32_t sum = 0; /* Q12.19; each term is at most 2^19 and there are at most 511 */
         uint32_t zeros, exponent;
         int32_t scale;
         for (k = 0; k < classes; ++k) {
             max = x[k] > max ? x[k] : max;
         }
         for (k = 0; k < classes; ++k) {
-            sum += cs_rounding_shift(exponential(op, max - x[k]), 12);
+            sum += ((uint32_t)exponential(op, max - x[k]) + 2048u) >> 12;
         }
-        zeros = leading_zeros((uint32_t)sum);
-        scale = reciprocal_of_one_plus((int32_t)(((uint32_t)sum << zeros) - 0x80000000u));
+        zeros = leading_zeros(sum);
+        scale = reciprocal_of_one_plus((int32_t)((sum << zeros) - 0x80000000u));
         exponent = 12u - zeros + 23u;
         for (k = 0; k < classes; ++k) {
-            const int32_t p = cs_doubling_high_mul(scale, exponential(op, max - x[k]));
-            y[k] = (int8_t)cs_clamp(cs_rounding_shift(p, exponent) - 128, -128, 127);
+            const uint32_t p = (uint32_t)cs_doubling_high_mul(scale, exponential(op, max - x[k]));
+            y[k] = (int8_t)cs_clamp((int32_t)((p + ((uint32_t)1 << (exponent - 1u))) >> exponent) - 128, -128, 127);
         }
         x += classes;
         y += classes;

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from codesign.codegen import generate
+from codesign.codegen import Weights, generate
 from codesign.quantization.integer import (
     IntActivation,
     IntDense,
@@ -34,6 +34,8 @@ WARNINGS = [
     "-Wdouble-promotion",
     "-Werror",
 ]
+# How the kernels can be compiled: as on any little-endian machine, in plain C, and with the DSP extension's instructions.
+VARIANTS = {"narrow": [], "plain": ["-DCS_PLAIN_C"], "dsp": ["-DCS_DSP_EMULATION"]}
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
@@ -180,6 +182,24 @@ def handmade() -> dict[str, IntegerNetwork]:
     a = lstm(rng, tensor((7, 2), 0.2, 4), 6, weight_scale=0.1, cell_shift=-17)
     nets["fine_cell"] = network([a])
 
+    # Rows longer than a chunk of the paired kernels, of odd length, with weights at the extremes; -128 cannot be paired.
+    x = tensor((2, 601), 0.02, -128)
+    a = lstm(rng, x, 3, weight_scale=0.001)
+    wild = a.W.copy()
+    wild[:, 0] = np.where(np.arange(601) % 2, 127, -127)
+    wild[1, 1, :] = -127
+    a = replace(a, W=wild)
+    b = dense(rng, reshape(a.output, (6,)).output, 5, per_channel=True)
+    nets["long_rows"] = network([a, reshape(a.output, (6,)), b])
+    b = dense(rng, reshape(x, (1202,)).output, 7, per_channel=False)
+    full = np.clip(b.W, -127, 127)
+    full[0], full[1], full[2] = -127, -127, 127
+    nets["long_dense"] = network([reshape(x, (1202,)), replace(b, W=full)])
+    a = lstm(rng, tensor((4, 3), 0.02, -5), 5)
+    lowest = a.W.copy()
+    lowest[:2] = -128
+    nets["unpairable"] = network([replace(a, W=lowest)])
+
     # One step; as many classes as softmax takes.
     a = lstm(rng, tensor((1, 4), 0.02, 0), 3)
     b = dense(rng, last_step(a.output).output, 511, per_channel=False)
@@ -222,11 +242,18 @@ class HostBuild:
         return out.reshape(len(q), *self.net.output.shape)
 
 
-def compile_host(net: IntegerNetwork, folder: Path, extra: list[str] | None = None) -> HostBuild:
-    paths = generate(net, folder / "src")
+def compile_host(
+    net: IntegerNetwork,
+    folder: Path,
+    extra: list[str] | None = None,
+    variant: str = "narrow",
+    weights: Weights = "int8",
+) -> HostBuild:
+    paths = generate(net, folder / "src", weights)
     program = folder / "run"
     sources = [str(p) for p in paths if p.suffix == ".c"] + [str(Path(__file__).with_name("driver.c"))]
-    flags = [*WARNINGS, "-O1", "-g", *(SANITIZERS if extra is None else extra)]
+    flags = [*WARNINGS, *VARIANTS[variant], "-O1", "-g", *(SANITIZERS if extra is None else extra)]
+    flags += ["-I", str(Path(__file__).parent)]
     done = subprocess.run(
         ["gcc", *flags, "-I", str(folder / "src"), *sources, "-o", str(program)],
         capture_output=True,

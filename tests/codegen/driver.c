@@ -1,5 +1,8 @@
 /* Runs a generated model on a stream: driver MODE < input > output; MODE is infer, trace, quantize, dequantize, hash,
- * or twice (each input after a different one and a reset). */
+ * twice (each input after a different one and a reset), stream (step by step; the last output where the model gives one for
+ * the sequence), resume (the same, with the state saved, spoilt and restored before each step) or states (for each state and
+ * step: the output and the next state). */
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -8,6 +11,11 @@
 static int8_t input[CS_MODEL_INPUT_SIZE];
 static int8_t output[CS_MODEL_OUTPUT_SIZE];
 static float reals[CS_MODEL_INPUT_SIZE > CS_MODEL_OUTPUT_SIZE ? CS_MODEL_INPUT_SIZE : CS_MODEL_OUTPUT_SIZE];
+
+#if CS_MODEL_STREAMING
+static int8_t row[CS_MODEL_STEP_OUTPUT_SIZE];
+static uint8_t state[CS_MODEL_STATE_SIZE + 1];
+#endif
 
 static void put(const void *data, size_t n)
 {
@@ -23,6 +31,36 @@ static void on_step(void *context, uint16_t layer, uint16_t step, const int8_t *
     put(head, sizeof head);
     put(hidden, units);
 }
+
+#if CS_MODEL_STREAMING
+static void stream(int resume)
+{
+    int t, k;
+    cs_model_reset();
+    for (t = 0; t < CS_MODEL_STEPS; ++t) {
+        const int last = t + 1 == CS_MODEL_STEPS;
+        const int wanted = CS_MODEL_OUTPUT_SIZE != CS_MODEL_STEP_OUTPUT_SIZE || last;
+        if (resume != 0) {
+            cs_model_get_state(state);
+            cs_model_step(input, row);
+            cs_model_invoke(input, output);
+            cs_model_set_state(state);
+        }
+        cs_model_step(input + t * CS_MODEL_FEATURES, wanted != 0 ? row : NULL);
+        for (k = 0; k < CS_MODEL_STEP_OUTPUT_SIZE && wanted != 0; ++k) {
+            output[last && CS_MODEL_OUTPUT_SIZE == CS_MODEL_STEP_OUTPUT_SIZE ? k : t * CS_MODEL_STEP_OUTPUT_SIZE + k] = row[k];
+        }
+        if (resume != 0) { /* the outputs so far are spoilt: send row by row */
+            if (wanted != 0) {
+                put(row, sizeof row);
+            }
+        }
+    }
+    if (resume == 0) {
+        put(output, sizeof output);
+    }
+}
+#endif
 
 int main(int argc, char **argv)
 {
@@ -61,6 +99,21 @@ int main(int argc, char **argv)
             cs_model_dequantize_output(output, reals);
             put(reals, sizeof(float) * CS_MODEL_OUTPUT_SIZE);
         }
+#if CS_MODEL_STREAMING
+    } else if (strcmp(mode, "stream") == 0 || strcmp(mode, "resume") == 0) {
+        while (fread(input, 1, sizeof input, stdin) == sizeof input) {
+            stream(mode[0] == 'r');
+        }
+    } else if (strcmp(mode, "states") == 0) {
+        while (fread(state, 1, CS_MODEL_STATE_SIZE, stdin) == CS_MODEL_STATE_SIZE &&
+               fread(input, 1, CS_MODEL_FEATURES, stdin) == CS_MODEL_FEATURES) {
+            cs_model_set_state(state);
+            cs_model_step(input, row);
+            cs_model_get_state(state);
+            put(row, sizeof row);
+            put(state, CS_MODEL_STATE_SIZE);
+        }
+#endif
     } else {
         return 2;
     }

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from codegen_support import FIXTURE_NAMES, HostBuild, handmade, inputs
+from codegen_support import FIXTURE_NAMES, VARIANTS, HostBuild, compile_host, handmade, inputs
 
-from codesign.quantization.integer import IntLstm
-from codesign.semantics import dequantize, quantize_input, simulate, simulate_trace
+from codesign.codegen import make_plan
+from codesign.quantization.integer import IntegerNetwork, IntLstm
+from codesign.semantics import dequantize, quantize_input, sigmoid_table, simulate, simulate_trace, tanh_table
 from codesign.semantics.primitives import mbqm
 
 HANDMADE = tuple(handmade())
 EVERY = (*FIXTURE_NAMES, "logits@tflm-float", "stacked@tflm-float", *HANDMADE)
 Build = Callable[[str], HostBuild]
+Find = Callable[[str], IntegerNetwork]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -25,6 +28,78 @@ def test_outputs_equal_the_simulation(name: str, host_build: Build) -> None:
     expected = simulate(build.net, q)
     assert len(np.unique(expected.reshape(len(q), -1), axis=0)) > 50, "the inputs do not exercise this network"
     np.testing.assert_array_equal(build.infer(q), expected)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["stacked", "odd", "long_rows", "long_dense", "unpairable"])
+def test_every_variant_and_packing_agrees(
+    name: str, variant: str, weights: str, tmp_path: Path, find_network: Find
+) -> None:
+    """Portable and DSP paths, the latter with its instructions in C, against the simulation, under sanitizers."""
+    net = find_network(name)
+    build = compile_host(net, tmp_path, variant=variant, weights=weights)  # type: ignore[arg-type]
+    q = inputs(net, 400, seed=5)
+    np.testing.assert_array_equal(build.infer(q), simulate(net, q))
+
+
+STREAMED = ("tiny", "stacked", "sequence", "timedist", "acts", "odd", "last", "late_last", "wide", "copy")
+
+
+@pytest.mark.parametrize("mode", ["stream", "resume"])
+@pytest.mark.parametrize("name", STREAMED)
+def test_steps_give_what_the_whole_sequence_gives(name: str, mode: str, host_build: Build) -> None:
+    build = host_build(name)
+    q = inputs(build.net, 100, seed=3)
+    np.testing.assert_array_equal(build.infer(q, mode), simulate(build.net, q))
+
+
+def test_a_step_from_any_state(host_build: Build) -> None:
+    """Arbitrary hidden and cell values, one step, against the simulation's primitives."""
+    build = host_build("sequence")
+    op = next(o for o in build.net.ops if isinstance(o, IntLstm))
+    rng = np.random.default_rng(4)
+    count, H, D = 3000, op.units, op.features
+    h = rng.integers(-128, 128, (count, H)).astype(np.int8)
+    c = rng.integers(-32768, 32768, (count, H)).astype(np.int16)
+    c[: count // 3] = rng.choice([-32768, -32767, -1, 0, 1, 32767], (count // 3, H))
+    x = rng.integers(-128, 128, (count, D)).astype(np.int8)
+    data = b"".join(h[n].tobytes() + c[n].astype("<i2").tobytes() + x[n].tobytes() for n in range(count))
+    got = np.frombuffer(build.run("states", data), np.uint8).reshape(count, -1)
+    pre = []
+    for gate in range(4):
+        w = (x.astype(np.int64) - op.input.zero_point) @ op.W[gate].T.astype(np.int64) + op.b[gate]
+        r = (h.astype(np.int64) - op.output.zero_point) @ op.R[gate].T.astype(np.int64)
+        parts = (mbqm(w, op.input_multipliers[gate]), mbqm(r, op.recurrent_multipliers[gate]))
+        a, b = (np.clip(part, -32768, 32767) for part in parts)
+        pre.append(np.clip(a + b, -32768, 32767) + 32768)
+    i, f, o = (sigmoid_table()[pre[gate]].astype(np.int64) for gate in (0, 1, 3))
+    g = tanh_table()[pre[2]].astype(np.int64)
+    kept = np.clip(mbqm(f * c, op.forget_multiplier), -32768, 32767)
+    cell = np.clip(kept + np.clip(mbqm(i * g, op.input_gate_multiplier), -32768, 32767), -32768, 32767)
+    if op.cell_clip_q:
+        cell = np.clip(cell, -op.cell_clip_q, op.cell_clip_q)
+    y = mbqm(tanh_table(op.cell_shift)[cell + 32768].astype(np.int64) * o, op.hidden_multiplier) + op.output.zero_point
+    hidden = np.clip(y, -128, 127).astype(np.int8)
+    np.testing.assert_array_equal(got[:, :H].view(np.int8), hidden)
+    np.testing.assert_array_equal(got[:, H : 2 * H].view(np.int8), hidden)
+    np.testing.assert_array_equal(np.ascontiguousarray(got[:, 2 * H :]).view("<i2"), cell)
+
+
+@pytest.mark.parametrize("name", ["stacked", "odd"])
+def test_fuzzed_states_do_no_harm(name: str, host_build: Build) -> None:
+    build = host_build(name)
+    plan = make_plan(build.net)
+    count = 3000
+    data = np.random.default_rng(6).bytes(count * (plan.state_bytes + build.net.input.shape[1]))
+    assert len(build.run("states", data)) == count * (plan.step_outputs + plan.state_bytes)
+
+
+def test_what_needs_the_whole_sequence_does_not_stream(find_network: Find) -> None:
+    for name in ("flat", "long_rows"):
+        plan = make_plan(find_network(name))
+        assert plan.stream is None
+        assert plan.stream_obstacle
 
 
 @pytest.mark.parametrize("name", ["tiny", "stacked", "sequence", "timedist", "odd", "last", "late_last"])

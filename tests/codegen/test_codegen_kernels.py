@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from codegen_support import SANITIZERS, WARNINGS
+from codegen_support import SANITIZERS, VARIANTS, WARNINGS
 
 from codesign.quantization.integer import Multiplier
 from codesign.resources import resource_dir
@@ -16,15 +16,16 @@ from codesign.semantics import sigmoid_table, tanh_table
 from codesign.semantics.primitives import mbqm
 
 
-@pytest.fixture(scope="module")
-def kernel_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=VARIANTS)
+def kernel_driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed")
     kernels = resource_dir("firmware") / "kernels"
     program = tmp_path_factory.mktemp("kernels") / "driver"
-    sources = [Path(__file__).with_name("kernel_driver.c"), kernels / "cs_lstm.c", kernels / "cs_dot.c"]
-    command = ["gcc", *WARNINGS, *SANITIZERS, "-O1", "-I", kernels, *sources, "-o", program]
-    subprocess.run([str(c) for c in command], check=True)
+    here = Path(__file__).parent
+    sources = [here / "kernel_driver.c", kernels / "cs_layers.c", kernels / "cs_tables.c"]
+    flags = [*WARNINGS, *SANITIZERS, *VARIANTS[request.param], "-O1", "-I", kernels, "-I", here]
+    subprocess.run([str(c) for c in ["gcc", *flags, *sources, "-o", program]], check=True)
     return program
 
 
@@ -48,7 +49,7 @@ def test_tanh_for_every_input(kernel_driver: Path, shift: int) -> None:
 @pytest.mark.parametrize("m", [0, 2**30, 2**30 + 1, 1518500249, 2**31 - 1])
 def test_multiply(kernel_driver: Path, m: int, e: int) -> None:
     """Ties of both roundings included: small values, powers of two and their neighbours, both signs."""
-    limit = (2**31 - 1) >> max(e, 0)
+    limit = (2**30 - 1) >> max(e, 0)
     powers = 2 ** np.arange(31, dtype=np.int64)
     near = np.concatenate([np.arange(600), *(powers + d for d in (-1, 0, 1)), *(3 * powers + d for d in (-1, 0, 1))])
     values = np.concatenate([near, np.random.default_rng(0).integers(0, limit, 3000), [limit]])
@@ -56,3 +57,15 @@ def test_multiply(kernel_driver: Path, m: int, e: int) -> None:
     values = np.concatenate([values, -values])
     got = output(kernel_driver, "multiply", m, e, data=values.astype(np.int32).tobytes())
     np.testing.assert_array_equal(got, mbqm(values, Multiplier(m, e)))
+
+
+@pytest.mark.parametrize(
+    ("m", "e"), [(2**30, -14), (2**30, -17), (2**30, -24), (2**30, -29), (1518500249, -22), (2**31 - 1, -3)]
+)
+def test_product(kernel_driver: Path, m: int, e: int) -> None:
+    """Powers of two take a path of their own. Gate in Q0.15 (never negative, or of any sign) times an int16."""
+    rng = np.random.default_rng(1)
+    a = np.concatenate([rng.integers(0, 32768, 20000), np.repeat([0, 1, 2, 32767], 5000)])
+    b = np.concatenate([rng.integers(-32768, 32768, 20000), rng.integers(-3, 4, 10000), np.tile([-32768, 32767], 5000)])
+    got = output(kernel_driver, "product", m, e, data=np.stack([a, b], 1).astype(np.int32).tobytes())
+    np.testing.assert_array_equal(got, mbqm(a * b, Multiplier(m, e)))

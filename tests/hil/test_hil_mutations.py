@@ -42,9 +42,10 @@ def test_the_unchanged_firmware_passes(built: Built, tiny: Model) -> None:
 @pytest.mark.parametrize(
     ("symbol", "byte", "bit", "layer"),
     [
-        ("op0_input_weights", 0, 6, "lstm"),
-        ("op0_recurrent_weights", 30, 6, "lstm"),
-        ("op0_input_bias", 2, 3, "lstm"),
+        # Records of a unit: two biases, input weights, two biases, and the same for the recurrent part.
+        ("op0_weights", 8, 6, "lstm"),
+        ("op0_weights", 8 + 16 + 8 + 8, 6, "lstm"),
+        ("op0_weights", 2, 3, "lstm"),
         ("op1_weights", 0, 6, "output"),
         ("op1_bias", 1, 6, "output"),
     ],
@@ -62,13 +63,15 @@ def test_one_flipped_bit_fails(
     assert (named == "output") == (layer == "output")
 
 
-@pytest.mark.parametrize("symbol", ["sigmoid_knots", "op2_exp_table"])
+@pytest.mark.parametrize("symbol", ["sigmoid_segments", "op2_exp_table"])
 def test_one_changed_table_entry_fails(symbol: str, built: Built, tiny: Model, tmp_path: Path) -> None:
     need_emulator("unicorn")
     build = built("tiny", BOARD)
-    size = 2 if symbol == "sigmoid_knots" else 4
+    size = 4
     table = np.frombuffer(mutate.read(build.elf, symbol), f"<u{size}")
-    for entry in (len(table) - 1, 0, 2):  # the one that every input meets, or else the next
+    # Small arguments are met for certain; of the exponentials, the one that every input meets, or else the next.
+    entries = (256, 255, 257) if symbol == "sigmoid_segments" else (len(table) - 1, 0, 2)
+    for entry in entries:
         changed = int(table[entry]) ^ 1 << (8 * size - 3)
         mutate.overwrite(build.elf, tmp_path / "mutant.elf", symbol, size * entry, changed.to_bytes(size, "little"))
         result = check(mutant(build, tmp_path), tiny)

@@ -20,10 +20,18 @@ MODELS = {
     "logits": ((8, 8), lambda: [L.LSTM(16), L.Dense(10)]),
     "stacked": (
         (8, 4),
-        lambda: [L.LSTM(8, return_sequences=True), L.LSTM(6), L.Dense(4, activation="relu"), L.Dense(3, activation="softmax")],
+        lambda: [
+            L.LSTM(8, return_sequences=True),
+            L.LSTM(6),
+            L.Dense(4, activation="relu"),
+            L.Dense(3, activation="softmax"),
+        ],
     ),
     "sequence": ((6, 4), lambda: [L.LSTM(7, return_sequences=True)]),
-    "timedist": ((5, 3), lambda: [L.LSTM(6, return_sequences=True), L.TimeDistributed(L.Dense(4, activation="softmax"))]),
+    "timedist": (
+        (5, 3),
+        lambda: [L.LSTM(6, return_sequences=True), L.TimeDistributed(L.Dense(4, activation="softmax"))],
+    ),
     "acts": ((5, 3), lambda: [L.LSTM(6), L.Dense(5, activation="tanh"), L.Dense(4, activation="sigmoid")]),
 }
 
@@ -46,8 +54,10 @@ def main() -> None:
         rng = np.random.default_rng(index)
         model = keras.Sequential([L.Input(shape), *layers()])
         model.set_weights(
-            [(w + rng.normal(0, 0.3, w.shape)).astype("f") if w.ndim > 1 else rng.normal(0, 0.3, w.shape).astype("f")
-             for w in model.get_weights()]
+            [
+                (w + rng.normal(0, 0.3, w.shape)).astype("f") if w.ndim > 1 else rng.normal(0, 0.3, w.shape).astype("f")
+                for w in model.get_weights()
+            ]
         )
         x = rng.uniform(-1, 1, (200, *shape)).astype("f")
         y = np.argmax(model.predict(x, verbose=0), axis=-1)

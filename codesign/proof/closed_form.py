@@ -68,6 +68,8 @@ def extremes(obligation: Obligation) -> tuple[Extreme, Extreme]:
         if obligation.kind == "exp" and slopes[0] > 0:
             points += [(slopes[0].log(),)]
         return _over_candidates(obligation, points)
+    if obligation.kind == "square_difference":
+        return _over_candidates(obligation, _separable_candidates(obligation.box, slopes))
     if obligation.kind == "sigmoid":
         low, high = _sigmoid_sup(_reflected(obligation.box), slopes), _sigmoid_sup(obligation.box, slopes)
         return Extreme(1 - low.bound, _negated(low.point)), high
@@ -113,6 +115,16 @@ def _corners(box: Box) -> list[tuple[arb, ...]]:
         ends = (lower,) if lower == upper else (lower, upper)
         corners = [(*corner, flint.arb(end)) for corner in corners for end in ends]
     return corners
+
+
+def _separable_candidates(box: Box, slopes: Sequence[arb]) -> list[tuple[arb, ...]]:
+    """Ends and critical points p = 2 alpha, q = -2 beta of (p^2 - q^2) / 4 - alpha p - beta q."""
+    import flint
+
+    sides = []
+    for (lower, upper), critical in zip(box, (2 * slopes[0], -2 * slopes[1]), strict=True):
+        sides.append([flint.arb(lower), flint.arb(upper), critical])
+    return [(p, q) for p in sides[0] for q in sides[1]]
 
 
 def _possible(point: Sequence[arb], box: Box) -> bool:

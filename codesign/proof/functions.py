@@ -45,6 +45,8 @@ def function_value(kind: Kind, point: Sequence[arb]) -> arb:
         return sigmoid(point[0] + point[1]) - sigmoid(point[0])
     if kind == "tanh_diff":
         return (point[0] + point[1]).tanh() - point[0].tanh()
+    if kind == "square_difference":
+        return (point[0] ** 2 - point[1] ** 2) / 4
     return point[0] * point[1]
 
 

@@ -297,6 +297,14 @@ def _product(balls: Balls) -> Enclosure:
     return x * y, [y, x], {(0, 0): zero, (0, 1): flint.arb(1), (1, 1): zero}
 
 
+def _square_difference(balls: Balls) -> Enclosure:
+    import flint
+
+    p, q = balls
+    half = flint.arb(0.5)
+    return (p**2 - q**2) / 4, [p / 2, -q / 2], {(0, 0): half, (0, 1): flint.arb(0), (1, 1): -half}
+
+
 _FUNCTIONS: dict[str, Target] = {
     "sigmoid": _one_variable(_sigmoid_jet),
     "tanh": _one_variable(_tanh_jet),
@@ -304,4 +312,5 @@ _FUNCTIONS: dict[str, Target] = {
     "sigmoid_diff": _difference(_sigmoid_jet, 1),
     "tanh_diff": _difference(_tanh_jet, 4),
     "product": _product,
+    "square_difference": _square_difference,
 }

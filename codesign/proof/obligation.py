@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from codesign.errors import InputError
 
-Kind = Literal["sigmoid", "tanh", "exp", "sigmoid_diff", "tanh_diff", "product"]
+Kind = Literal["sigmoid", "tanh", "exp", "sigmoid_diff", "tanh_diff", "product", "square_difference"]
 
 VARIABLES: Mapping[str, tuple[str, ...]] = {
     "sigmoid": ("z",),
@@ -18,6 +18,7 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
     "sigmoid_diff": ("z", "d"),
     "tanh_diff": ("z", "d"),
     "product": ("x", "y"),
+    "square_difference": ("p", "q"),
 }
 _MAGNITUDE = 1e9
 _EXP_LIMIT = 700.0
@@ -35,6 +36,7 @@ class Obligation:
         sigmoid_diff  F(z, d) = sigmoid(z + d) - sigmoid(z)
         tanh_diff     F(z, d) = tanh(z + d) - tanh(z)
         product       F(x, y) = x y
+        square_difference  F(p, q) = (p^2 - q^2) / 4, the product of (p + q) / 2 and (p - q) / 2
 
     `box` holds one (lower, upper) pair a variable, `slopes` one number a variable. `tag` is the emitter's
     name for the place the statement is needed; it has no meaning here.

@@ -21,6 +21,7 @@ _FUNCTIONS = {
     "sigmoid_diff": "(- (/ 1 (+ 1 (exp (- (+ z d))))) (/ 1 (+ 1 (exp (- z)))))",
     "tanh_diff": "(- (tanh (+ z d)) (tanh z))",
     "product": "(* x y)",
+    "square_difference": "(/ (- (* p p) (* q q)) 4)",
 }
 
 

@@ -242,6 +242,23 @@ def product_box(a: Box, b: Box) -> Box:
     return Box(corners.min(0) - slack, corners.max(0) + slack)
 
 
+def sum_and_difference(x: Form, x0: Array, rx: Array, y: Form, y0: Array, ry: Array) -> tuple[Box, Box]:
+    """Ranges of u + v and u - v for u = (x - x0) / rx and v = (y - y0) / ry, each known to lie in [-1, 1]."""
+    width = min(x.generators.shape[-1], y.generators.shape[-1])
+    wide, scale = (x, rx) if x.generators.shape[-1] > width else (y, ry)
+    gx, gy = x.generators[:, :, :width] / rx[:, :, None], y.generators[:, :, :width] / ry[:, :, None]
+    rest = np.abs(wide.generators[:, :, width:]).sum(-1) / scale + x.error / rx + y.error / ry
+    size = (x.magnitude + np.abs(x0)) / rx + (y.magnitude + np.abs(y0)) / ry
+    lost = gamma(wide.generators.shape[-1]) * size
+    boxes = []
+    for sign in (1.0, -1.0):
+        middle = (x.center - x0) / rx + sign * (y.center - y0) / ry
+        radius = up(np.abs(gx + sign * gy).sum(-1) + rest + lost)
+        lo, hi = np.maximum(middle - radius, -2.0), np.minimum(middle + radius, 2.0)
+        boxes.append(Box(np.minimum(lo, 2.0), np.maximum(hi, -2.0)))
+    return boxes[0], boxes[1]
+
+
 def reset_wide(form: Form, box: Box, pool: Pool, source: str, factor: float = 1.3) -> Form:
     """Replace the forms whose radius exceeds `factor` times the box's by a fresh symbol over the box."""
     wide = form.radius > factor * box.rad

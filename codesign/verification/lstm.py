@@ -347,30 +347,28 @@ class _Product:
     def __init__(self, x: Pair, y: Pair, place: str, recorder: Recorder | None) -> None:
         xb, yb, dx, dy = x.value_box, y.value_box, x.difference_box, y.difference_box
         x0, y0 = xb.mid, yb.mid
+        spread = relaxation.product_residual(x.value, xb, y.value, yb, place, recorder)
         self.value_terms: list[tuple[Array | float, Form]] = [(x0, y.value), (y0, x.value)]
-        self.value_constant = -x0 * y0
-        self.value_noise = relaxation.product_slack(xb, yb)
+        self.value_constant = spread.mid - x0 * y0
+        self.value_noise = spread.rad
         self.value_box = product_box(xb, yb)
         # midpoints x~ = x + dx/2, y~ = y + dy/2:  d(xy) = x~ dy + dx y~
-        half = Box(0.5 * dx.lo, 0.5 * dx.hi), Box(0.5 * dy.lo, 0.5 * dy.hi)
-        xt, yt = xb + half[0], yb + half[1]
+        xt, yt = (p.value_box + Box(0.5 * p.difference_box.lo, 0.5 * p.difference_box.hi) for p in (x, y))
+        x_mid, y_mid = (combine([(1.0, p.value), (0.5, p.difference)]) for p in (x, y))
+        where = f"{place} difference"
+        first = relaxation.product_residual(x_mid, xt, y.difference, dy, where, recorder)
+        second = relaxation.product_residual(x.difference, dx, y_mid, yt, where, recorder)
         dx0, dy0 = dx.mid, dy.mid
         self.difference_terms: list[tuple[Array | float, Form]] = [
             (xt.mid, y.difference),
-            (0.5 * dx0, y.difference),
+            (dy0, x_mid),
             (yt.mid, x.difference),
-            (0.5 * dy0, x.difference),
-            (dy0, x.value),
-            (dx0, y.value),
+            (dx0, y_mid),
         ]
-        self.difference_constant = -xt.mid * dy0 - dx0 * yt.mid
-        slacks = relaxation.product_slack(xt, dy), relaxation.product_slack(dx, yt)
-        self.difference_noise = slacks[0] + slacks[1]
+        self.difference_constant = first.mid + second.mid - xt.mid * dy0 - dx0 * yt.mid
+        self.difference_noise = first.rad + second.rad
         self.integer_box = product_box(xb + dx, yb + dy)
-        self.size = np.abs(self.value_constant) + np.abs(xt.mid * dy0) + np.abs(dx0 * yt.mid) + self.value_noise
-        relaxation.record_product(recorder, place, xb, yb, self.value_noise)
-        relaxation.record_product(recorder, f"{place} difference", xt, dy, slacks[0])
-        relaxation.record_product(recorder, f"{place} difference", dx, yt, slacks[1])
+        self.size = np.abs(x0 * y0) + np.abs(xt.mid * dy0) + np.abs(dx0 * yt.mid) + spread.mag + first.mag + second.mag
 
 
 def _sum_slack(*products: _Product) -> Array:

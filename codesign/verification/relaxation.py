@@ -20,7 +20,7 @@ from codesign.proof.bounds import (
     tanh_plane_residual,
 )
 from codesign.proof.obligation import Kind
-from codesign.verification.affine import UNIT, Array, Box, up
+from codesign.verification.affine import UNIT, Array, Box, Form, sum_and_difference, up
 
 Function = Literal["sigmoid", "tanh"]
 _GRID = np.linspace(-1.0, 1.0, 5)
@@ -175,26 +175,24 @@ def _provable(lo: Array, hi: Array) -> tuple[Array, Array]:
     return lo - room, hi + room
 
 
-def product_slack(x: Box, y: Box) -> Array:
-    """Radius of (x - x0)(y - y0) over the boxes, with the same room for provers."""
-    return up(x.rad * y.rad * (1 + 1e-4)) + 1e-12
+def product_residual(x: Form, x_box: Box, y: Form, y_box: Box, place: str, recorder: Recorder | None) -> Box:
+    """Interval of (x - x0)(y - y0), x0 and y0 the boxes' centers: the residual of the bilinear relaxation.
+
+    With u = (x - x0) / rx and v = (y - y0) / ry, u v = ((u + v)^2 - (u - v)^2) / 4, and the ranges of p = u + v and
+    q = u - v are read off the affine forms. Where the symbols of x and y are shared but do not agree in sign, both
+    are about sqrt 2, not 2: half of what the boxes alone give.
+    """
+    rx, ry = np.maximum(x_box.rad, 1e-30), np.maximum(y_box.rad, 1e-30)
+    p, q = sum_and_difference(x, x_box.mid, rx, y, y_box.mid, ry)
+    lo, hi = _provable(0.25 * (_least_square(p) - np.square(q.mag)), 0.25 * (np.square(p.mag) - _least_square(q)))
+    if recorder is not None:
+        zero = np.zeros_like(lo)
+        recorder.add(RelaxationBatch("square_difference", place, (p.lo, q.lo), (p.hi, q.hi), (zero, zero), lo, hi))
+    size = up(rx * ry)
+    low, high = np.maximum(lo, -1.0) * size, np.minimum(hi, 1.0) * size
+    room = up(4 * UNIT * size) + 1e-300
+    return Box(low - room, high + room)
 
 
-def record_product(recorder: Recorder | None, place: str, x: Box, y: Box, slack: Array) -> None:
-    """Record the bilinear relaxation x y = x0 y + y0 x - x0 y0 +- slack as an obligation."""
-    if recorder is None:
-        return
-    xm, ym = x.mid, y.mid
-    shift = xm * ym
-    lost = up(2 * UNIT * np.abs(shift))
-    recorder.add(
-        RelaxationBatch(
-            "product",
-            place,
-            (x.lo, y.lo),
-            (x.hi, y.hi),
-            (ym, xm),
-            -shift - slack - lost,
-            slack + lost - shift,
-        )
-    )
+def _least_square(box: Box) -> Array:
+    return np.where((box.lo <= 0) & (box.hi >= 0), 0.0, np.minimum(np.square(box.lo), np.square(box.hi)))

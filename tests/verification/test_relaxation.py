@@ -5,7 +5,7 @@ import pytest
 
 from codesign.proof import prove
 from codesign.verification import relaxation
-from codesign.verification.affine import Box
+from codesign.verification.affine import Box, Form, Pool, combine
 from codesign.verification.audit import count, obligations
 from codesign.verification.relaxation import Recorder
 
@@ -44,7 +44,8 @@ def test_planes_hold_and_are_proved(function):
     z, d = boxes(rng, 60, 0.5), boxes(rng, 60, 0.1)
     plane = relaxation.relax(function, z, "here", recorder)
     diff = relaxation.relax_difference(function, z, d, "here", recorder)
-    relaxation.record_product(recorder, "product", z, d, relaxation.product_slack(z, d))
+    pool = Pool()
+    relaxation.product_residual(Form.from_box(z, pool, "z"), z, Form.from_box(d, pool, "d"), d, "product", recorder)
     for _ in range(200):
         at = z.lo + rng.random(z.lo.shape) * (z.hi - z.lo)
         by = d.lo + rng.random(d.lo.shape) * (d.hi - d.lo)
@@ -54,9 +55,37 @@ def test_planes_hold_and_are_proved(function):
         assert (np.abs(delta - diff.slope_z * at - diff.slope_d * by - diff.mid) <= diff.rad).all()
     stated = obligations(recorder.batches)
     assert len(stated) == count(recorder.batches) == 180
-    assert {o.kind for o in stated} == {function, f"{function}_diff", "product"}
+    assert {o.kind for o in stated} == {function, f"{function}_diff", "square_difference"}
     for prover in ("closed-form", "icp"):
         assert all(r.status == "proved" for r in prove(stated, prover=prover))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_product_residuals_hold_and_use_correlation(seed):
+    """(x - x0)(y - y0) stays inside for all symbol values; forms with shared symbols give less than the boxes."""
+    rng = np.random.default_rng(seed)
+    pool = Pool()
+    source = Form.from_box(Box(-np.ones((1, 60)), np.ones((1, 60))), pool, "symbols")
+    weights = rng.normal(size=(2, 60))
+    x, y = (
+        Form((w @ source.center.T).reshape(1, 1), (w @ source.generators[0])[None, None], np.full((1, 1), 1e-9))
+        for w in weights
+    )
+    y = combine([(0.3, y)], 0.2)
+    x_box, y_box = x.box, Box(y.box.lo, y.box.hi - 0.1 * (y.box.hi - y.box.lo))
+    residual = relaxation.product_residual(x, x_box, y, y_box, "here", None)
+    radius = (x_box.rad * y_box.rad)[0, 0]
+    assert residual.hi[0, 0] < 0.9 * radius
+    assert residual.lo[0, 0] > -0.9 * radius
+    signs = [rng.choice([-1.0, 1.0], 60) for _ in range(2000)]
+    signs += [np.sign(weights[0] + s * weights[1]) for s in (-2, -1, -0.5, 0.5, 1, 2)]
+    for eps in signs:
+        xv = x.center[0, 0] + x.generators[0, 0] @ eps
+        yv = y.center[0, 0] + y.generators[0, 0] @ eps
+        if not y_box.lo[0, 0] <= yv <= y_box.hi[0, 0]:
+            continue
+        product = (xv - x_box.mid[0, 0]) * (yv - y_box.mid[0, 0])
+        assert residual.lo[0, 0] <= product <= residual.hi[0, 0]
 
 
 def test_a_plane_that_is_moved_is_refuted():

@@ -31,7 +31,7 @@ const uint8_t *cs_model_hash(void)
 void cs_model_quantize_input(const float *x, int8_t *q)
 {
     for (int i = 0; i < CS_MODEL_INPUT_SIZE; i++) {
-        q[i] = (int8_t)x[i];
+        q[i] = x[i] >= -128.0f && x[i] <= 127.0f ? (int8_t)x[i] : 0;
     }
 }
 

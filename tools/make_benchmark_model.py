@@ -2,8 +2,8 @@
 
     python tools/make_benchmark_model.py FOLDER
 
-writes FOLDER/benchmark.h5 (Keras 2, seeded random weights), its calibration data and the int8 benchmark.tflite. It is the
-size of model that TFLM's LSTM example has; its weights are not trained, which no count of instructions depends on.
+writes FOLDER/benchmark.h5 (Keras 2, seeded random weights), its calibration data and the int8 benchmark.tflite. It
+has the size of TFLM's LSTM example; its weights are not trained, which no count of instructions depends on.
 """
 
 import os

@@ -25,13 +25,16 @@ CORES = {
     core.name: core
     for core in (
         # The M0+ executes the M0's instructions (ARMv6-M): neither emulator tells them apart, nor does the count.
-        Core("m0", "Cortex-M0+", ("-mcpu=cortex-m0plus",), "CORTEX_M0", "microbit", (0, 0x4_0000), (0x2000_0000, 0x4000)),
+        Core("m0", "Cortex-M0+", ("-mcpu=cortex-m0plus",), "CORTEX_M0", "microbit", (0, 0x4_0000),
+            (0x2000_0000, 0x4000)),
         Core("m3", "Cortex-M3", ("-mcpu=cortex-m3",), "CORTEX_M3", "mps2-an385", **_MPS2),
         Core(
-            "m4", "Cortex-M4", ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "CORTEX_M4", "mps2-an386", **_MPS2
+            "m4", "Cortex-M4", ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "CORTEX_M4",
+            "mps2-an386", **_MPS2
         ),
         Core(
-            "m7", "Cortex-M7", ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"), "CORTEX_M7", "mps2-an500", **_MPS2
+            "m7", "Cortex-M7", ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"), "CORTEX_M7",
+            "mps2-an500", **_MPS2
         ),
         Core(
             "m33",

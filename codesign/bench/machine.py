@@ -15,8 +15,8 @@ _PAINT = 0xA5
 
 @dataclass(frozen=True)
 class Call:
-    """One call: executed instructions, its return included, the deepest use of the stack in bytes, and the instructions of
-    each function."""
+    """One call: executed instructions, its return included; the deepest use of the stack in bytes; the instructions by
+    function."""
 
     instructions: int
     stack_bytes: int
@@ -26,8 +26,8 @@ class Call:
 class Machine:
     """A core with the program in its memory. State is kept between calls.
 
-    Instructions are counted by translated blocks, each of known content, without the overhead of a hook on every one. An
-    instruction of an IT block counts whether its condition holds or not, as it does under QEMU.
+    Instructions are counted by translated blocks, each of known content, without the overhead of a hook on every one.
+    An instruction of an IT block counts whether its condition holds or not, as it does under QEMU.
     """
 
     def __init__(self, program: Program) -> None:

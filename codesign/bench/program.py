@@ -1,4 +1,4 @@
-"""Builds the measuring program of a model for a core: the model's C files, linked apart from the harness around them."""
+"""Builds the measuring program of a model for a core: the model's C files, and a harness linked apart from them."""
 
 from __future__ import annotations
 

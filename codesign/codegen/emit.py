@@ -130,8 +130,8 @@ def _stream_functions(plan: Plan) -> str:
     return """
 /* Streaming: consumes one time step, CS_MODEL_FEATURES values, and yields CS_MODEL_STEP_OUTPUT_SIZE values. From the
  * initial state, the outputs of CS_MODEL_STEPS steps are those of cs_model_invoke (a model that gives only its last
- * step's output: the last of them); a stream may also go on for longer. With output NULL, layers behind the last LSTM do
- * not run. input and output must not overlap. cs_model_invoke leaves the state as after its last step. */
+ * step's output: the last of them); a stream may also go on for longer. With output NULL, layers behind the last LSTM
+ * do not run. input and output must not overlap. cs_model_invoke leaves the state as after its last step. */
 void cs_model_step(const int8_t *input, int8_t *output);
 /* The state as CS_MODEL_STATE_SIZE bytes, of any alignment; may be set again by the same model only. */
 void cs_model_get_state(uint8_t *state);
@@ -235,7 +235,8 @@ static const cs_lstm_constants {prefix}_constants = {{
 static int8_t {prefix}_hidden[{op.units}];
 static int16_t {prefix}_cell[{op.units}];
 
-CS_NOINLINE static void {prefix}_step(const int8_t *x, const int8_t *hidden, int16_t *state, int8_t *next, uint64_t *working)
+CS_NOINLINE static void {prefix}_step(const int8_t *x, const int8_t *hidden, int16_t *state, int8_t *next,
+                                  uint64_t *working)
 {{
     cs_lstm_step(&{prefix}, &{prefix}_constants, x, hidden, state, next, working);
 }}"""

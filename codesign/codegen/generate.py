@@ -32,9 +32,9 @@ def generate(network: IntegerNetwork, folder: str | Path, weights: Weights = "in
 
     Returns the paths written: codesign_model.h (the API), codesign_model.c, codesign_model_float.c (besides
     cs_quantize.c the only file with floating point) and the kernels. Compiling every .c of the list, with `folder`
-    on the include path, gives the whole model. `weights`: 'int8' packs them at one byte each, 'int16' at two, which takes
-    fewer instructions; the outputs are the same. Raises InputError where the network cannot run exactly in 32-bit
-    integers or the folder cannot be written.
+    on the include path, gives the whole model. `weights`: 'int8' packs them at one byte each, 'int16' at two,
+    which takes fewer instructions; the outputs are the same. Raises InputError where the network cannot run exactly
+    in 32-bit integers or the folder cannot be written.
     """
     plan = make_plan(network, weights)
     kernels = resource_dir("firmware") / "kernels"
@@ -74,8 +74,8 @@ def memory_estimate(network: IntegerNetwork, weights: Weights = "int8") -> dict[
     """Bytes of constant data (flash) by layer and of static RAM by buffer, and multiply-accumulates.
 
     {"flash_bytes", "ram_bytes", "macs", "layers": [{"name", "kind", "macs", "flash_bytes", "arrays": {role: bytes}}],
-    "buffers": {name: bytes}, "tables_bytes"}. Exact for the generated arrays; code, layer descriptors (about 20 bytes each)
-    and stack come on top. Raises what `generate` raises.
+    "buffers": {name: bytes}, "tables_bytes"}. Exact for the
+    generated arrays; code, layer descriptors and stack come on top. Raises what `generate` raises.
     """
     plan = make_plan(network, weights)
     layers: list[dict[str, Any]] = []

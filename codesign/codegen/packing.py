@@ -1,7 +1,7 @@
-"""Weights as the kernels read them: two int16 to each half of a 64-bit word, rows in pairs (int8) or one by one (int16).
+"""Weights as the kernels read them: two int16 to each half of a 64-bit word, rows in pairs (int8) or single (int16).
 
-Paired: a half is a + 256 b for rows a and b of one column; a sum over a + 256 b minus the sum over a is 256 times the sum
-over b, so that one word serves four multiply-accumulates at one byte a weight. Wide: a half is one weight.
+Paired: an int16 is a + 256 b for rows a and b of one column; a sum over a + 256 b minus the sum over a is 256 times
+the sum over b, so that one word serves four multiply-accumulates at one byte a weight. Wide: an int16 is one weight.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _pack(values: npt.NDArray[Any], weights: Weights) -> tuple[WordArray, bool]:
     """values (..., row, column) with two columns to words, flat."""
     wide = weights == "int16" or not _pairable(values)
     halves = values if wide else values[..., 0::2, :] + 256 * values[..., 1::2, :]
-    assert halves.min() >= -(2**15) and halves.max() < 2**15
+    assert -(2**15) <= halves.min() <= halves.max() < 2**15
     words = (halves[..., 0] & 0xFFFF) | ((halves[..., 1] & 0xFFFF) << 16)
     words = words.reshape(-1, 2).astype(np.uint64)
-    return words[:, 0] | words[:, 1] << np.uint64(32), wide
+    return (words[:, 0] | words[:, 1] << np.uint64(32)).astype(np.uint64), wide

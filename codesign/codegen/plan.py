@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +55,8 @@ class Constant:
 class Step:
     """One kernel call. `source` + `offset` is where its input starts; `keep_sequence` matters to LSTMs only.
 
-    `wide` says for each weight array whether its layout is the int16 one. `rows` counts the rows (time steps) that a dense
-    layer or a softmax is applied to.
+    `wide` says for each weight array whether its layout is the int16 one. `rows` counts the rows (time steps) that a
+    dense layer or a softmax is applied to.
     """
 
     op: IntLstm | IntDense | IntActivation
@@ -101,8 +101,8 @@ class Plan:
     """The steps in order, static buffers (bytes of `a` and `b`) and words of the LSTMs' working memory.
 
     `final` and `final_offset` say where the result lies after the last step; anything but 'output' has to be copied.
-    `stream` are the calls that consume one time step, and `stream_final` where their result lies; None where the network
-    has a layer that needs the whole sequence at once, which `stream_obstacle` names.
+    `stream` are the calls that consume one time step, and `stream_final` where their result lies; None where the
+    network has a layer that needs the whole sequence at once, which `stream_obstacle` names.
     """
 
     network: IntegerNetwork
@@ -161,9 +161,9 @@ class _Builder:
 def make_plan(network: IntegerNetwork, weights: Weights = "int8") -> Plan:
     """Checks the network and lays out its constants and buffers.
 
-    `weights`: 'int8' packs them at one byte each, 'int16' at two, which takes fewer instructions. Raises InputError where
-    the generated code could not be exact: int16 activations, an accumulator that may pass 2^30, a softmax over more than
-    511 classes, sizes above 65535.
+    `weights`: 'int8' packs them at one byte each, 'int16' at two, which takes fewer instructions. Raises InputError
+    where the generated code could not be exact: int16 activations, an accumulator that may pass 2^30, a softmax over
+    more than 511 classes, sizes above 65535.
     """
     if weights not in ("int8", "int16"):
         raise InputError(f"weights can be packed as int8 or int16, not {weights!r}")

@@ -106,7 +106,7 @@ CS_INLINE int32_t cs_doubling_high_mul(int32_t a, int32_t b)
 }
 
 /* Keeps the compiler from knowing a pointer's target, so that it loads numbers instead of building them from pieces. */
-#if CS_DSP && !defined(CS_DSP_EMULATION)
+#if defined(__GNUC__) && defined(__thumb__)
 #define CS_OPAQUE(pointer) __asm("" : "+r"(pointer))
 #define CS_ORDER() __asm volatile("" ::: "memory")
 #else

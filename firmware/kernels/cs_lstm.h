@@ -236,13 +236,14 @@ CS_INLINE void cs_lstm_step(const cs_lstm *op, const cs_lstm_constants *k, const
     const uint32_t features = k->features;
     const uint32_t units = k->units;
     uint64_t *const wide_hidden = wide + (features + 3u) / 4u;
-    const uint64_t *w = op->weights;
+    const uint64_t *w;
     const uint32_t *middle = sigmoid_segments + CS_SEGMENTS / 2;
     int32_t offset = CS_SIGMOID_OFFSET;
     uint32_t n;
     CS_OPAQUE(op);
     CS_OPAQUE(middle);
     CS_OPAQUE(offset);
+    w = op->weights;
     cs_widen(x, features, wide);
     cs_widen(hidden, units, wide_hidden);
     for (n = 0; n < units; ++n) {

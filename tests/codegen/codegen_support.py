@@ -34,7 +34,7 @@ WARNINGS = [
     "-Wdouble-promotion",
     "-Werror",
 ]
-# How the kernels can be compiled: as on any little-endian machine, in plain C, and with the DSP extension's instructions.
+# How the kernels can be compiled: as on any little-endian machine, in plain C, with the DSP instructions.
 VARIANTS = {"narrow": [], "plain": ["-DCS_PLAIN_C"], "dsp": ["-DCS_DSP_EMULATION"]}
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
@@ -182,7 +182,7 @@ def handmade() -> dict[str, IntegerNetwork]:
     a = lstm(rng, tensor((7, 2), 0.2, 4), 6, weight_scale=0.1, cell_shift=-17)
     nets["fine_cell"] = network([a])
 
-    # Rows longer than a chunk of the paired kernels, of odd length, with weights at the extremes; -128 cannot be paired.
+    # Rows longer than a chunk of the paired kernels, of odd length, weights at the extremes; -128 cannot be paired.
     x = tensor((2, 601), 0.02, -128)
     a = lstm(rng, x, 3, weight_scale=0.001)
     wild = a.W.copy()

@@ -45,7 +45,7 @@ def test_the_unchanged_firmware_passes(built: Built, tiny: Model) -> None:
         # Records of a unit: two biases, input weights, two biases, and the same for the recurrent part.
         ("op0_weights", 8, 6, "lstm"),
         ("op0_weights", 8 + 16 + 8 + 8, 6, "lstm"),
-        ("op0_weights", 2, 3, "lstm"),
+        ("op0_weights", 5, 6, "lstm"),
         ("op1_weights", 0, 6, "output"),
         ("op1_bias", 1, 6, "output"),
     ],

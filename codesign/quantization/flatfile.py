@@ -94,6 +94,15 @@ def _plain_accessors(kind: type) -> tuple[str, ...]:
     )
 
 
+def _builtin_code(code: Any) -> int:
+    """The greater of the two fields, as TFLM reads it. The package's own accessor may give the lesser one."""
+    from flatbuffers.number_types import Int32Flags
+
+    offset = code._tab.Offset(10)  # builtin_code, the table's field 3
+    wide = code._tab.Get(Int32Flags, offset + code._tab.Pos) if offset else 0
+    return int(max(wide, code.DeprecatedBuiltinCode()))
+
+
 def _plain(text: bytes | None) -> str:
     """A name from the file that is safe in messages, reports and C comments: one short line of plain characters."""
     return re.sub(r"[^A-Za-z0-9_./:; -]", "_", (text or b"")[:100].decode("ascii", "replace"))
@@ -209,7 +218,7 @@ class TfliteFile:
         if not 0 <= raw.OpcodeIndex() < self._model.OperatorCodesLength():
             raise self.refuse(f"operator {index} names no operator code: the file is damaged.")
         code = self._model.OperatorCodes(raw.OpcodeIndex())
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        number = _builtin_code(code)
         kind = _names("BuiltinOperator").get(number, f"code {number}")
         if kind == "CUSTOM":
             kind = f"CUSTOM {_plain(code.CustomCode())}"

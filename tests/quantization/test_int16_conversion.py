@@ -218,6 +218,16 @@ def test_mixed_types_zero_points_and_int32_biases_are_refused(tmp_path):
         read(tmp_path, chain.dense(np.ones((2, 3), "i1"), np.zeros(2), 0.01, 1e-4, 0).write())
 
 
+def test_an_operator_code_with_two_meanings_is_read_as_tflm_reads_it():
+    data = bytearray((FIXTURES / "acts.int16.tflite").read_bytes())
+    model = tflite.Model.GetRootAsModel(data, 0)
+    codes = [model.OperatorCodes(k) for k in range(model.OperatorCodesLength())]
+    code = next(c for c in codes if c.DeprecatedBuiltinCode() == tflite.BuiltinOperator.FULLY_CONNECTED)
+    data[code._tab.Pos + code._tab.Offset(10)] = tflite.BuiltinOperator.NEG
+    with pytest.raises(InputError, match=r"\(NEG\) is not supported"):
+        parse_integer_network(bytes(data), "acts")
+
+
 @pytest.mark.parametrize("name", ["stacked", "acts"])
 def test_damaged_files_raise_input_error_or_give_a_consistent_network(name):
     content = (FIXTURES / f"{name}.int16.tflite").read_bytes()

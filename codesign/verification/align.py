@@ -16,6 +16,7 @@ from codesign.quantization.integer import (
     IntOp,
     IntReshape,
 )
+from codesign.verification.rescaling import effective_network
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +98,13 @@ def _activation(kind: ActivationKind, name: str, ops: _Operators, out: list[Stag
 
 
 def align(float_network: FloatNetwork, integer_network: IntegerNetwork) -> tuple[Stage, ...]:
-    """Pair both chains; InputError where they do not describe the same architecture."""
+    """Pair both chains, int16 multipliers as they act; InputError where they are not of the same architecture."""
     if tuple(float_network.input_shape) != tuple(integer_network.input.shape):
         raise InputError(
             f"the float model takes inputs of shape {tuple(float_network.input_shape)} and the int8 model "
             f"of shape {tuple(integer_network.input.shape)}; give two models of the same network"
         )
-    ops = _Operators(integer_network)
+    ops = _Operators(effective_network(integer_network))
     stages: list[Stage] = []
     for layer in float_network.layers:
         if isinstance(layer, Lstm):

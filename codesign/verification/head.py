@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from codesign.quantization.integer import IntActivation, IntDense
+from codesign.quantization.integer import IntActivation, IntDense, Profile
 from codesign.verification import relaxation, rounding
 from codesign.verification.affine import UNIT, Array, Box, Form, Matrix, Pool, combine, linear, up
 from codesign.verification.align import DenseStage
@@ -79,15 +80,16 @@ def _relu(value: Form, gap: Form, op: IntDense | IntActivation, pool: Pool) -> P
 
 @lru_cache(maxsize=64)
 def _table_error(op: IntActivation) -> tuple[float, float]:
-    """Range of (dequantized integer output) - function(dequantized input), by enumeration of all 256 inputs."""
+    """Range of (dequantized integer output) - function(dequantized input), all inputs and profiles enumerated."""
     from codesign.semantics import activation_table
 
-    q = np.arange(-128, 128, dtype=np.float64)
+    q = np.arange(op.input.q_min, op.input.q_max + 1, dtype=np.float64)
     x = op.input.scale * (q - op.input.zero_point)
     exact = np.maximum(x, 0.0) if op.kind == "relu" else relaxation.value(op.kind, x)  # type: ignore[arg-type]
-    error = op.output.scale * (activation_table(op).astype(np.float64) - op.output.zero_point) - exact
+    tables = [activation_table(op, profile).astype(np.float64) for profile in get_args(Profile)]
+    errors = np.stack([op.output.scale * (table - op.output.zero_point) - exact for table in tables])
     slack = 1e-13 * (1.0 + float(np.abs(x).max()))
-    return float(error.min()) - slack, float(error.max()) + slack
+    return float(errors.min()) - slack, float(errors.max()) + slack
 
 
 def elementwise(op: IntActivation, x: Pair, pool: Pool, recorder: Recorder | None, place: str) -> Pair:

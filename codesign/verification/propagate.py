@@ -13,6 +13,7 @@ from codesign.verification.affine import Array, Box, Form, Pool
 from codesign.verification.align import DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.verification.lstm import LstmPropagation, Pair
 from codesign.verification.regions import Region, input_pairs
+from codesign.verification.rescaling import effective_network
 from codesign.verification.relaxation import Recorder
 
 
@@ -43,6 +44,7 @@ def propagate(
     variants: Sequence[IntegerNetwork] = (),
 ) -> Enclosure:
     """Enclose both networks' outputs and their difference over each region (all of one shape)."""
+    variants = [effective_network(variant) for variant in variants]
     pool = Pool()
     rows = input_pairs(regions, integer_network.input, pool)
     final_softmax: IntActivation | None = None

@@ -78,17 +78,48 @@ _RECIPROCAL_ERROR = 2.0**-24
 
 
 def softmax_error(op: IntActivation, probability: Box) -> Box:
-    """Interval of (dequantized int8 softmax) - (real softmax of the same int8 logits), elementwise.
+    """Interval of (dequantized integer softmax) - (real softmax of the same integer logits), elementwise.
 
-    `probability` holds the real softmax. The kernel rounds E(d_i) / sum_j E'(d_j), with tables E (Q0) and E' (Q12.19)
-    that are enumerated here, to steps of 1/256, and cuts 256/256 to 255/256.
+    `probability` holds the real softmax. int8: the kernel rounds E(d_i) / sum_j E'(d_j), with tables E (Q0) and E'
+    (Q12.19) that are enumerated here, to steps of 1/256, and cuts 256/256 to 255/256. int16: see `_softmax16_error`.
     """
+    if op.input.dtype == "int16":
+        error = _softmax16_error(op, probability)
+        return Box(-error, error)
     lost = _softmax_arithmetic_error(op)
     step = op.output.scale
     half = 0.5 * step + lost
     top = 255.5 * step - lost
     lo = np.where(probability.hi >= top, -(step + lost), -half)
     return Box(lo, np.full_like(lo, half))
+
+
+def _softmax16_error(op: IntActivation, probability: Box) -> Array:
+    """int16 softmax in Q0.15: p = E(d_i) r(S), S = sum_j E(d_j), E and r tables of 65,536 entries, enumerated here.
+
+    With e the largest error of E (E(0) >= 0.999, so S >= 0.999): E / S is off by e / S + p (M e) / S; the mantissa of
+    S is rounded to 2^-17 of it and may be cut by one step more, the table r to its own error (r >= 1/2: twice that
+    relatively); the result is rounded to 2^-15, and 1 is cut to 1 - 2^-15.
+    """
+    table, reciprocal = _softmax16_tables(op)
+    classes = op.output.shape[-1]
+    relative = 1.01 * classes * table + 2.02 * reciprocal + 2.0**-15
+    return np.asarray(1.01 * table + probability.mag * relative + 2.0**-15 + 1e-9)
+
+
+@lru_cache(maxsize=64)
+def _softmax16_tables(op: IntActivation) -> tuple[float, float]:
+    """Largest error of the table of exponentials and of the table of reciprocals 1 / (1 + x)."""
+    from codesign.semantics import reciprocal_table, softmax16_parameters
+
+    d = np.arange(65536, dtype=np.float64)
+    exact = np.exp(-op.beta * op.input.scale * d)
+    error = float(np.abs(softmax16_parameters(op).exp_q15 * TABLE_STEP - exact).max()) + _FUNCTION_SLACK
+    # entry v stands for x between v / 2^16 and (v + 1) / 2^16: mantissas from 2^16 (1 + x), cut at the last entry
+    ends = [1.0 / (1.0 + (d + shift) / 65536.0) for shift in (0.0, 1.0)]
+    table = reciprocal_table() * TABLE_STEP
+    reciprocal = max(float(np.abs(table - end).max()) for end in ends) + _FUNCTION_SLACK
+    return error, reciprocal
 
 
 @lru_cache(maxsize=64)

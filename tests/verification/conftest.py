@@ -10,11 +10,12 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 @pytest.fixture(scope="session")
 def pair():
-    """(float network, integer network, calibration data) of a fixture, by name."""
+    """(float network, integer network, calibration data) of a fixture, by name; NAME.int16 has int16 activations."""
 
     def load(name):
-        network = load_network(FIXTURES / f"{name}.h5")
+        network = load_network(FIXTURES / f"{name.removesuffix('.int16')}.h5")
         integer = read_integer_network(FIXTURES / f"{name}.tflite")
-        return network, integer, load_calibration(FIXTURES / f"{name}.calib.npz", network.input_shape)
+        calibration = FIXTURES / f"{name.removesuffix('.int16')}.calib.npz"
+        return network, integer, load_calibration(calibration, network.input_shape)
 
     return load

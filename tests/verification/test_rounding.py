@@ -87,6 +87,23 @@ def test_softmax_error_covers_the_kernel(classes, scale):
     assert error.max() > 0.45 / 256
 
 
+@pytest.mark.parametrize(("classes", "scale"), [(2, 1e-4), (4, 5e-4), (10, 3e-4), (37, 1e-3)])
+def test_int16_softmax_error_covers_the_kernel(classes, scale):
+    source = QuantizedTensor("l", (classes,), "int16", scale, 0)
+    op = IntActivation("softmax", "softmax", source, QuantizedTensor("p", (classes,), "int16", 2.0**-15, 0))
+    rng = np.random.default_rng(classes)
+    q = rng.integers(-32768, 32768, (20000, classes)).astype(np.int16)
+    q[::3] = np.clip(q[::3] // 64 + rng.integers(-20000, 20000, (len(q[::3]), 1)), -32768, 32767)
+    logits = q.astype(np.float64) * scale
+    real = np.exp(logits - logits.max(1, keepdims=True))
+    real /= real.sum(1, keepdims=True)
+    error = run_operator(op, q, None).astype(np.float64) / 32768 - real
+    allowed = rounding.softmax_error(op, Box(real - 1e-13, real + 1e-13))
+    assert (error >= allowed.lo).all()
+    assert (error <= allowed.hi).all()
+    assert np.abs(error).max() > 0.02 * allowed.hi.max()
+
+
 def test_reciprocal_is_as_accurate_as_assumed():
     from codesign.semantics.activations import reciprocal_of_sum
 

@@ -51,7 +51,7 @@ def test_random_networks_stay_within_their_bounds(gain):
         check(network, integer, [domain_region(domain, steps)], rng, 300)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *(f"{name}.int16" for name in NAMES)])
 def test_fixtures_survive_adversarial_search(name, pair):
     network, integer, data = pair(name)
     domain = input_domain(data.x)

@@ -38,6 +38,8 @@ class Program:
     ram_bytes: int
     call_graphs: tuple[Path, ...]
     functions: tuple[tuple[int, str], ...]  # by address
+    sizes: dict[str, int]  # bytes of each function, its compiler's suffixes cut off
+    library: frozenset[str]  # routines of the compiler's libraries that the model's objects need
 
     def function_at(self, address: int) -> str:
         """Name of the function at an address."""
@@ -57,8 +59,11 @@ def build_program(
     weights: Weights = "int8",
     level: str = "O2",
     repeats: int = 1,
+    roomy: bool = False,
 ) -> Program:
     """Generate, compile and link; `sample` is the input that the program itself runs, `repeats` times.
+
+    `roomy` gives it more memory than the emulated core has, to be looked at only.
 
     MissingToolError: no compiler. InputError: unknown level, or a model that does not fit the emulated core's memory.
     """
@@ -77,9 +82,10 @@ def build_program(
         f"#include <stdint.h>\nextern const int8_t bench_input[];\nconst int8_t bench_input[] = {{{values}}};\n",
         encoding="ascii",
     )
+    sizes = (1 << 27, 1 << 27) if roomy else (core.flash[1], core.ram[1])
     (folder / "memory.ld").write_text(
-        f"MEMORY\n{{\n    flash (rx) : ORIGIN = {core.flash[0]:#x}, LENGTH = {core.flash[1]:#x}\n"
-        f"    ram (rwx) : ORIGIN = {core.ram[0]:#x}, LENGTH = {core.ram[1]:#x}\n}}\n",
+        f"MEMORY\n{{\n    flash (rx) : ORIGIN = {core.flash[0]:#x}, LENGTH = {sizes[0]:#x}\n"
+        f"    ram (rwx) : ORIGIN = {core.ram[0]:#x}, LENGTH = {sizes[1]:#x}\n}}\n",
         encoding="ascii",
     )
     flags = [*core.flags, "-mthumb", f"-{level}", "-std=c99", "-ffunction-sections", "-fdata-sections", "-fno-common"]
@@ -98,7 +104,7 @@ def build_program(
     link = [compiler, *core.flags, "-mthumb", "-nostartfiles", "-Wl,--gc-sections", "-Wl,--build-id=none"]
     link += [f"-L{folder}", f"-T{harness / 'bench.ld'}", "-Wl,--undefined=cs_model_hash"]
     _run([*link, *map(str, objects), "-o", str(elf)], core, network)
-    return _read(elf, core, [folder / f"{path.stem}.ci" for path in sources])
+    return _read(elf, core, [folder / f"{path.stem}.ci" for path in sources], objects[: len(sources)])
 
 
 def _run(command: Sequence[str], core: Core | None = None, network: IntegerNetwork | None = None) -> None:
@@ -113,7 +119,21 @@ def _run(command: Sequence[str], core: Core | None = None, network: IntegerNetwo
     raise CodesignError(f"the measuring program does not build: {first}")
 
 
-def _read(elf: Path, core: Core, call_graphs: Iterable[Path]) -> Program:
+def _undefined(objects: Iterable[Path]) -> frozenset[str]:
+    """Symbols that the objects need and none of them has."""
+    from elftools.elf.elffile import ELFFile
+
+    needed: set[str] = set()
+    defined: set[str] = set()
+    for path in objects:
+        with path.open("rb") as stream:
+            file: Any = ELFFile(stream)
+            for symbol in file.get_section_by_name(".symtab").iter_symbols():
+                (needed if symbol["st_shndx"] == "SHN_UNDEF" else defined).add(symbol.name)
+    return frozenset(needed - defined - {""})
+
+
+def _read(elf: Path, core: Core, call_graphs: Iterable[Path], objects: Iterable[Path]) -> Program:
     from elftools.elf.elffile import ELFFile
 
     with elf.open("rb") as stream:
@@ -123,6 +143,7 @@ def _read(elf: Path, core: Core, call_graphs: Iterable[Path]) -> Program:
         table = list(file.get_section_by_name(".symtab").iter_symbols())
     symbols = {s.name: int(s["st_value"]) & ~(s["st_info"]["type"] == "STT_FUNC") for s in table if s.name}
     functions = sorted((symbols[s.name], s.name) for s in table if s["st_info"]["type"] == "STT_FUNC")
+    sizes_of_functions = {s.name.split(".")[0]: int(s["st_size"]) for s in table if s["st_info"]["type"] == "STT_FUNC"}
     if sizes.get(".data"):
         raise CodesignError(
             "the generated model has initialised variables, which the measuring program does not support"
@@ -137,4 +158,6 @@ def _read(elf: Path, core: Core, call_graphs: Iterable[Path]) -> Program:
         sizes.get(".bss", 0),
         tuple(call_graphs),
         tuple(functions),
+        sizes_of_functions,
+        _undefined(objects),
     )

@@ -11,6 +11,7 @@ import click
 
 from codesign import __version__
 from codesign.cli import options as opt
+from codesign.cli.firmware_commands import bench, export, size
 from codesign.cli.hil_commands import boards, hil
 from codesign.errors import CodesignError
 
@@ -40,6 +41,9 @@ def main() -> None:
 
 main.add_command(hil)
 main.add_command(boards)
+main.add_command(bench)
+main.add_command(size)
+main.add_command(export)
 
 
 @main.command()

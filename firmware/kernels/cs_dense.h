@@ -25,9 +25,9 @@ CS_INLINE int8_t cs_dense_output(const cs_dense *op, const cs_dense_scale *scale
     const cs_dense_scale *s = scales + (op->per_channel != 0u ? k : 0u);
     int32_t y = (int32_t)(2u * acc);
     if (op->fine != 0u) {
-        y = cs_multiply_high_add(y, s->m, s->half) + (y >> 31);
+        y = cs_multiply_high_add(y, s->m, s->half) + cs_sign(y);
     } else {
-        y = cs_multiply_high_add(y * (int32_t)((uint32_t)1 << s->left), s->m, s->half) + (s->right != 0u ? y >> 31 : 0);
+        y = cs_multiply_high_add(y * (int32_t)((uint32_t)1 << s->left), s->m, s->half) + (s->right != 0u ? cs_sign(y) : 0);
     }
     y = (y >> s->right) + op->output_zero_point;
     if (op->act_min == -128 && op->act_max == 127) {
@@ -155,7 +155,7 @@ CS_INLINE void cs_dense_run(const cs_dense *op, const cs_dense_data *data, const
             w = cs_dense_block(op, data, w, x, y + k, k, 4);
         }
         if (op->outputs % 4u != 0u) {
-            w = cs_dense_block(op, data, w, x, y + k, k, op->outputs % 4u);
+            (void)cs_dense_block(op, data, w, x, y + k, k, op->outputs % 4u);
         }
         x += op->inputs;
         y += op->outputs;

@@ -47,6 +47,12 @@ typedef int16_t __attribute__((may_alias)) cs_half_word;
 /* Right shifts of negative values must be arithmetic: true of every compiler for the targets, checked here. */
 typedef char cs_check_arithmetic_shift[((-5) >> 1) == -3 ? 1 : -1];
 
+/* -1 where v is negative, else 0. */
+CS_INLINE int32_t cs_sign(int32_t v)
+{
+    return v < 0 ? -1 : 0;
+}
+
 CS_INLINE int32_t cs_clamp(int32_t v, int32_t low, int32_t high)
 {
     return v < low ? low : (v > high ? high : v);
@@ -123,7 +129,7 @@ CS_INLINE int32_t cs_scale(int32_t twice, cs_multiplier s, int32_t m, int32_t ha
         return cs_multiply_high_add(twice * (int32_t)((uint32_t)1 << s.left), m, 0);
     }
     /* Rounding away from zero takes 1 off a negative value; where v is negative and the value 0, it changes nothing. */
-    return cs_multiply_high_add(twice, m, half) + (twice >> 31);
+    return cs_multiply_high_add(twice, m, half) + cs_sign(twice);
 }
 
 CS_INLINE int32_t cs_half(cs_multiplier s)
@@ -163,7 +169,7 @@ CS_INLINE int32_t cs_scale_product(int32_t a, int32_t b, cs_multiplier s)
 {
     if (s.m == (int32_t)1 << 30 && s.right >= 1u && s.right <= 28u) {
         /* A power of two: both roundings are one addition. */
-        return cs_mac_high_low(a, b, (int32_t)((uint32_t)1 << s.right) + 1 + 2 * (b >> 31));
+        return cs_mac_high_low(a, b, (int32_t)((uint32_t)1 << s.right) + 1 + 2 * cs_sign(b));
     }
     return cs_scale(2 * cs_product_high_low(a, b), s, s.m, cs_half(s));
 }

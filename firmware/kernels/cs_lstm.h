@@ -27,14 +27,14 @@ CS_INLINE int32_t cs_sigmoid(int32_t x, const uint32_t *middle, int32_t offset)
 {
     const int32_t d = 3 * x;
     /* Ties go towards zero for negative arguments. */
-    return (int32_t)cs_dual_mac(middle[d >> 9], cs_factors(d), (uint32_t)(offset + (d >> 31)));
+    return (int32_t)cs_dual_mac(middle[d >> 9], cs_factors(d), (uint32_t)(offset + cs_sign(d)));
 }
 
 /* Tanh of an argument in 1/24576, |twice| <= 2^30: Q0.15. tanh(x) = 2 sigmoid(2 x) - 1 on the same segments. */
 CS_INLINE int32_t cs_tanh(int32_t twice, const uint32_t *middle)
 {
     const uint32_t segment = middle[cs_saturate9(twice, 9)];
-    return (int32_t)cs_dual_mac(segment, cs_factors(twice), (uint32_t)((1 << 14) + (twice >> 31))) >> 15;
+    return (int32_t)cs_dual_mac(segment, cs_factors(twice), (uint32_t)((1 << 14) + cs_sign(twice))) >> 15;
 }
 
 /* The argument of the cell's tanh, doubled; beyond the last segment where that would overflow. */
@@ -259,7 +259,7 @@ CS_INLINE void cs_lstm_step(const cs_lstm *op, const cs_lstm_constants *k, const
         /* f c does not leave 16 bits: only the sum saturates. */
         c = (cs_scale_product(f, c, k->forget_scale) >> cs_product_shift(k->forget_scale)) + y;
         if (k->cell_clip == 32767) {
-            c = cs_saturate16(c + (c >> 31), 0) - (c >> 31); /* to -32767 */
+            c = cs_saturate16(c + cs_sign(c), 0) - cs_sign(c); /* to -32767 */
         } else {
             c = cs_saturate16(c, 0);
             if (k->cell_clip > 0) {

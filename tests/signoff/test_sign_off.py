@@ -253,6 +253,20 @@ def test_classes_and_accuracy(good: Evidence) -> None:
     assert confusion[labels[0], by_name["device"].classes[0]] >= 1
 
 
+def test_the_integer_class_is_neither_the_floats_nor_the_devices(good: Evidence) -> None:
+    honest = compare(good.certificate, good.hil, good.float_network, good.network, good.data)
+    expected = honest.models[1].classes
+    for sample in good.hil["samples"]:
+        sample["top1"].update(float=[0], device=[1])
+        sample["bit_exact"] = False
+    told = compare(good.certificate, good.hil, good.float_network, good.network, good.data)
+    assert [m.name for m in told.models] == ["float", "integer", "device"]
+    assert told.models[1].classes.tolist() == expected.tolist()
+    assert {0} != set(expected.tolist()) != {1}
+    blind = compare(good.certificate, good.hil)
+    assert [m.name for m in blind.models] == ["float", "device"]
+
+
 def test_hidden_state_errors_per_step(good: Evidence) -> None:
     """Against the cross-check's own trace of the device, and its per-sample maximum."""
     found = compare(good.certificate, good.hil, good.float_network, good.network, good.data)

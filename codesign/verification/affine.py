@@ -43,9 +43,13 @@ def up(x: Array) -> Array:
 
 @dataclass
 class Pool:
-    """Allocates noise symbols and remembers the source of each, so that a bound can be decomposed by source."""
+    """Allocates noise symbols and remembers the source of each, so that a bound can be decomposed by source.
+
+    `resets` remembers which units `reset_wide` gave up, (B, n) a call: a replay has to do the same.
+    """
 
     blocks: list[tuple[str, int, int]] = field(default_factory=list)
+    resets: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     size: int = 0
 
     def allocate(self, count: int, source: str) -> int:
@@ -262,6 +266,7 @@ def sum_and_difference(x: Form, x0: Array, rx: Array, y: Form, y0: Array, ry: Ar
 def reset_wide(form: Form, box: Box, pool: Pool, source: str, factor: float = 1.3) -> Form:
     """Replace the forms whose radius exceeds `factor` times the box's by a fresh symbol over the box."""
     wide = form.radius > factor * box.rad
+    pool.resets.append(wide)
     if not wide.any():
         return form
     center = np.where(wide, box.mid, form.center)

@@ -290,6 +290,7 @@ class LstmPropagation:
             up(forget.difference_noise + write.difference_noise + noise.rad + lost),
             self.pool, "cell difference: products, rounding",
         )  # fmt: skip
+        integer_box = integer_box + clip  # a saturated part can leave the interval of the exact sum
         reach = Box(np.maximum(integer_box.lo, self.cell_limit[0]), np.minimum(integer_box.hi, self.cell_limit[1]))
         reach = Box(np.minimum(reach.lo, self.cell_limit[1]), np.maximum(reach.hi, self.cell_limit[0]))
         gap = reach + Box(-box.hi, -box.lo)

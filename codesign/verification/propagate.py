@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm
 from codesign.verification import head
@@ -13,8 +14,9 @@ from codesign.verification.affine import Array, Box, Form, Pool
 from codesign.verification.align import DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.verification.lstm import LstmPropagation, Pair
 from codesign.verification.regions import Region, input_pairs
-from codesign.verification.rescaling import effective_network
 from codesign.verification.relaxation import Recorder
+from codesign.verification.rescaling import effective_network
+from codesign.verification.trace import MARGIN_ROOM
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,7 @@ class Enclosure:
     output_margins: tuple[Box, ...] | None
     sources: tuple[dict[str, float], ...]
     symbols: int
+    resets: tuple[npt.NDArray[np.bool_], ...] = ()
 
 
 def propagate(
@@ -84,7 +87,15 @@ def _finish(rows: list[Pair], final_softmax: IntActivation | None, pool: Pool) -
         output_difference = _stack([b.difference for b in bounds])
         output_margins = tuple(head.softmax_margins(final_softmax, m) for m in margins)
     return Enclosure(
-        logits, difference, output, output_difference, margins, output_margins, _sources(rows, pool), pool.size
+        logits,
+        difference,
+        output,
+        output_difference,
+        margins,
+        output_margins,
+        _sources(rows, pool),
+        pool.size,
+        tuple(pool.resets),
     )
 
 
@@ -145,5 +156,5 @@ def top1_proved(enclosure: Enclosure) -> tuple[Array, Array]:
         worst = np.minimum(np.where(others, m.value.lo, np.inf).min(2), np.where(others, q.lo, np.inf).min(2))
         winner = np.argmax(worst, axis=1)
         winners.append(winner)
-        proved.append(np.take_along_axis(worst, winner[:, None], 1)[:, 0] > 0)
+        proved.append(np.take_along_axis(worst, winner[:, None], 1)[:, 0] > MARGIN_ROOM)
     return np.all(proved, axis=0), np.stack(winners, axis=1)

@@ -3,8 +3,8 @@
 MBQM(v, (m, e)) = RDBP(SRDHM(a, m), n) with a = v 2^max(e, 0), n = max(-e, 0); the exact product is v m 2^(e - 31).
 
 SRDHM(a, m) = floor((a m + 2^30) / 2^31) = a m / 2^31 - r / 2^31, r = ((a m + 2^30) mod 2^31) - 2^30. For all integers v
-the products a m run through the multiples of g = gcd(m 2^max(e, 0), 2^31) modulo 2^31, so r runs through the multiples of
-g in [-2^30, 2^30), and its extremes are in closed form. RDBP(s, n) - s / 2^n depends on s mod 2^n and the sign of s: the
+the products a m run through the multiples of g = gcd(m 2^max(e, 0), 2^31) modulo 2^31, so r runs through the multiples
+of g in [-2^30, 2^30): its extremes are in closed form. RDBP(s, n) - s / 2^n depends on s mod 2^n and the sign of s: the
 largest is 1/2, at the tie, for n > 0. Both errors add up; the first is divided by 2^n.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Literal
 
@@ -16,13 +16,14 @@ from codesign.errors import InputError
 from codesign.network.model import FloatNetwork
 from codesign.quantization.integer import IntegerNetwork
 from codesign.verification.abstract import abstract_lower
-from codesign.verification.affine import Array, require_round_to_nearest
+from codesign.verification.affine import Array, Box, require_round_to_nearest
 from codesign.verification.align import align
 from codesign.verification.audit import ProofMode, ProofSummary, discharge
 from codesign.verification.propagate import Enclosure, propagate, top1_proved
 from codesign.verification.regions import Region
 from codesign.verification.relaxation import Recorder
 from codesign.verification.search import SearchResult, search
+from codesign.verification.trace import Trace, published, traces
 
 Status = Literal["proved", "refuted", "unknown"]
 METHOD = "joint differential zonotope"
@@ -79,6 +80,7 @@ class RegionResult:
     found: SearchResult
     abstract: Array | None
     seconds: float
+    trace: Trace | None = None  # None: the run cannot be replayed
 
     @property
     def bound(self) -> Array:
@@ -253,13 +255,15 @@ def _certify_batch(task: _Task) -> tuple[list[RegionResult], ProofSummary]:
         enclosure = propagate(stages, task.integer_network, task.regions, recorder, task.variants)
         spent = (time.process_time() - started) / len(task.regions)
         summary = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng)
+        choices = traces(recorder.batches, enclosure.resets, len(task.regions))
         del recorder
         proved, classes = top1_proved(enclosure)
         results = []
         for k, region in enumerate(task.regions):
             found = search(task.float_network, task.integer_network, region, rng, options.evaluations)
             lower = abstract_lower(stages, task.integer_network, region, rng)
-            results.append(_judge(region, k, enclosure, bool(proved[k]), classes[k], found, lower, options, spent))
+            result = _judge(region, k, enclosure, bool(proved[k]), classes[k], found, lower, options, spent)
+            results.append(replace(result, trace=choices[k]))
     return results, summary
 
 
@@ -267,16 +271,20 @@ def _judge(
     region: Region, k: int, enclosure: Enclosure, top1: bool, classes: npt.NDArray[np.intp], found: SearchResult,
     abstract: Array | None, options: Options, seconds: float,
 ) -> RegionResult:  # fmt: skip
-    lower, upper = enclosure.output_difference.lo[k], enclosure.output_difference.hi[k]
+    difference, logits, output = (
+        published(Box(box.lo[k], box.hi[k]))
+        for box in (enclosure.output_difference, enclosure.logit_difference, enclosure.output)
+    )
+    lower, upper = difference.lo, difference.hi
     bound = float(np.maximum(-lower, upper).max())
-    logit = np.maximum(-enclosure.logit_difference.lo[k], enclosure.logit_difference.hi[k])
+    logit = np.maximum(-logits.lo, logits.hi)
     top1_status: Status = "proved" if top1 else "refuted" if found.disagreement is not None else "unknown"
     epsilon = options.criteria.epsilon
     epsilon_status: Status | None = None
     if epsilon is not None:
         epsilon_status = "proved" if bound <= epsilon else "refuted" if found.error > epsilon else "unknown"
     return RegionResult(
-        region, lower, upper, logit, enclosure.output.lo[k], enclosure.output.hi[k], top1_status,
+        region, lower, upper, logit, output.lo, output.hi, top1_status,
         int(classes[0]) if top1 and len(classes) == 1 else None, epsilon_status,
         _reason(top1_status, epsilon_status, enclosure, k), enclosure.sources[k], found, abstract, seconds,
     )  # fmt: skip

@@ -57,7 +57,7 @@ def emulator_spec(board: Board, elf: Path) -> EmulatorSpec:
             "or take a board that 'codesign boards' lists as emulated"
         )
     serial = board.serial
-    pins = tuple(f"P{pin.port}{pin.number}" for pin in (serial.tx, serial.rx) if pin)
+    pins = tuple(str(pin) for pin in (serial.tx, serial.rx) if pin)
     return EmulatorSpec(
         kind=board.emulator.kind,
         machine=board.emulator.machine,

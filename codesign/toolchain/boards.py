@@ -15,7 +15,8 @@ from codesign.resources import resource_dir
 T = TypeVar("T")
 
 DEFAULT_STACK_BYTES = 8192
-CORES = ("cortex-m3", "cortex-m4", "cortex-m7")
+CORES = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
+CORES_WITHOUT_DWT = ("cortex-m0", "cortex-m0plus")
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,20 @@ class Memory:
 
 @dataclass(frozen=True)
 class Pin:
-    """A port pin such as PD8: port 'D', number 8."""
+    """A pin by its vendor's name: PD8 is port 'D', number 8; P0.06 port '0', number 6; GP1 port 'GP', number 1."""
 
     port: str
     number: int
 
     def __str__(self) -> str:
-        return f"P{self.port}{self.number}"
+        if self.port == "GP":
+            return f"GP{self.number}"
+        return f"P{self.port}.{self.number:02}" if self.port.isdigit() else f"P{self.port}{self.number}"
+
+    @property
+    def port_number(self) -> int:
+        """Ports counted from 0."""
+        return 0 if self.port == "GP" else int(self.port) if self.port.isdigit() else ord(self.port) - ord("A")
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,11 @@ class Serial:
 
 @dataclass(frozen=True)
 class Clock:
-    """STM32 clock tree: HSE / pll_m * pll_n / pll_p is the core clock; APB dividers; flash wait states."""
+    """Crystal and PLL: HSE / pll_m * pll_n / pll_p is the core clock; APB dividers; flash wait states.
+
+    On STM32F1, pll_m is PLLXTPRE's divider, pll_n the multiplier and pll_p 1; on STM32L4, pll_p is the output R; on
+    RP2040, pll_p * pll_q divides.
+    """
 
     hse_hz: int
     hse_bypass: bool
@@ -128,7 +140,7 @@ class Board:
     stack_bytes: int
     flashing: Flashing | None
     emulator: Emulator | None
-    counter: Literal["dwt", "systick"]
+    counter: Literal["dwt", "systick", "board"]
 
     @property
     def flash(self) -> Memory:
@@ -262,8 +274,10 @@ def _parse(data: dict[str, Any], path: Path) -> Board:
         raise firmware.fail("'stack_bytes' has to be a multiple of 8")
     firmware.done()
     counter = _require(root, "counter")
-    kind = counter.choice("kind", ("dwt", "systick"))
+    kind = counter.choice("kind", ("dwt", "systick", "board"))
     counter.done()
+    from codesign.toolchain.families import check_family
+
     board = Board(
         name=name,
         title=root.label("title"),
@@ -286,8 +300,10 @@ def _parse(data: dict[str, Any], path: Path) -> Board:
     )
     if not re.fullmatch(r"[a-z0-9-]*", fpu) or (board.float_abi == "hard" and not fpu):
         raise root.fail("'fpu' has to be a compiler's FPU name, such as fpv5-sp-d16, where 'float_abi' is hard")
-    if board.support.startswith("stm32"):
-        _check_stm32(root, board)
+    if kind == "dwt" and board.core in CORES_WITHOUT_DWT:
+        raise root.fail(f"[counter] {board.core} has no DWT cycle counter: take systick")
+    if complaint := check_family(board):
+        raise root.fail(complaint)
     if board.ram.size < stack_bytes:
         raise root.fail(f"'stack_bytes' is {stack_bytes}, which is more than the RAM ({board.ram.size} bytes)")
     root.done()
@@ -334,9 +350,10 @@ def _serial(table: _Table) -> Serial:
     tx = rx = af = None
     if pins is not None:
         tx, rx = _pin(pins, "tx"), _pin(pins, "rx")
-        af = pins.take("af", int)
-        if not 0 <= af <= 15:
-            raise pins.fail("'af' has to lie in 0..15")
+        if "af" in pins.data:
+            af = pins.take("af", int)
+            if not 0 <= af <= 15:
+                raise pins.fail("'af' has to lie in 0..15")
         pins.done()
     table.done()
     return Serial(peripheral, baud, tx, rx, af)
@@ -344,10 +361,10 @@ def _serial(table: _Table) -> Serial:
 
 def _pin(table: _Table, key: str) -> Pin:
     text = table.take(key, str)
-    match = re.fullmatch(r"P([A-K])([0-9]|1[0-5])", text)
-    if match is None:
-        raise table.fail(f"'{key}' is '{text}': it has to be a pin such as PD8")
-    return Pin(match[1], int(match[2]))
+    for pattern in (r"P([A-K])([0-9]|1[0-5])", r"P([01])\.([0-2][0-9]|3[01])", r"(GP)([0-9]|[12][0-9])"):
+        if match := re.fullmatch(pattern, text):
+            return Pin(match[1], int(match[2]))
+    raise table.fail(f"'{key}' is '{text}': it has to be a pin such as PD8, P0.06 or GP1")
 
 
 def _clock(table: _Table | None) -> Clock | None:
@@ -361,26 +378,6 @@ def _clock(table: _Table | None) -> Clock | None:
     )
     table.done()
     return clock
-
-
-def _check_stm32(root: _Table, board: Board) -> None:
-    """PLL limits of RM0385, RM0390 and RM0090, and consistency with `clock_hz`."""
-    clock = board.clock
-    if clock is None or board.serial.tx is None:
-        raise root.fail("an STM32 needs the table [clock] and 'pins' in [serial]")
-    if not 2 <= clock.pll_m <= 63 or not 50 <= clock.pll_n <= 432 or clock.pll_p not in (2, 4, 6, 8):
-        raise root.fail("[clock] the PLL takes pll_m in 2..63, pll_n in 50..432 and pll_p of 2, 4, 6 or 8")
-    if not 2 <= clock.pll_q <= 15 or clock.flash_wait_states > 15:
-        raise root.fail("[clock] pll_q has to lie in 2..15 and flash_wait_states in 1..15")
-    if any(d not in (1, 2, 4, 8, 16) for d in (clock.apb1_divider, clock.apb2_divider)):
-        raise root.fail("[clock] the APB dividers have to be 1, 2, 4, 8 or 16")
-    if not 950_000 <= clock.hse_hz / clock.pll_m <= 2_100_000:
-        raise root.fail("[clock] hse_hz / pll_m has to lie in 0.95..2.1 MHz")
-    vco = clock.hse_hz * clock.pll_n / clock.pll_m
-    if not 100e6 <= vco <= 432e6:
-        raise root.fail(f"[clock] the PLL's oscillator would run at {vco / 1e6:.1f} MHz: it takes 100..432 MHz")
-    if vco / clock.pll_p != board.clock_hz:
-        raise root.fail(f"[clock] gives {vco / clock.pll_p:.0f} Hz, but 'clock_hz' is {board.clock_hz}")
 
 
 def _flashing(table: _Table | None) -> Flashing | None:

@@ -112,11 +112,13 @@ def _config_header(board: Board, build_id: str) -> str:
         "CS_SERIAL_UNIT": f"{serial.unit}",
         "CS_SERIAL_BAUD": f"{serial.baud}u",
     }
-    if serial.tx is not None and serial.rx is not None and serial.af is not None:
+    if serial.tx is not None and serial.rx is not None:
         defines |= _pin_defines("TX", serial.tx) | _pin_defines("RX", serial.rx)
+    if serial.af is not None:
         defines["CS_SERIAL_AF"] = f"{serial.af}u"
     if clock is not None:
         defines |= {
+            "CS_HSE_HZ": f"{clock.hse_hz}u",
             "CS_HSE_BYPASS": f"{int(clock.hse_bypass)}",
             "CS_OVERDRIVE": f"{int(clock.overdrive)}",
             "CS_PLL_M": f"{clock.pll_m}u",
@@ -134,7 +136,7 @@ def _config_header(board: Board, build_id: str) -> str:
 
 def _pin_defines(role: str, pin: Pin) -> dict[str, str]:
     return {
-        f"CS_SERIAL_{role}_PORT": f"{ord(pin.port) - ord('A')}u",
+        f"CS_SERIAL_{role}_PORT": f"{pin.port_number}u",
         f"CS_SERIAL_{role}_PIN": f"{pin.number}u",
     }
 

@@ -7,8 +7,13 @@
 
 #define STACK_PAINT 0xA5C3A5C3u
 #define SCB_VTOR CS_REGISTER(0xE000ED08u)
+#if defined(__ARM_ARCH_6M__) /* has no fault status registers */
+#define SCB_CFSR 0u
+#define SCB_HFSR 0u
+#else
 #define SCB_CFSR CS_REGISTER(0xE000ED28u)
 #define SCB_HFSR CS_REGISTER(0xE000ED2Cu)
+#endif
 
 extern uint32_t cs_ld_stack_bottom[];
 extern uint32_t cs_ld_stack_top[];
@@ -53,6 +58,7 @@ __attribute__((section(".isr_vector"), used)) static const vector vectors[16] = 
 __attribute__((naked, used)) void Reset_Handler(void)
 {
     __asm volatile(
+        ".syntax unified              \n"
         "cpsid i                      \n"
 #if defined(__ARM_FP)
         "ldr   r0, =0xE000ED88        \n" /* CPACR: full access to CP10 and CP11 */
@@ -67,7 +73,8 @@ __attribute__((naked, used)) void Reset_Handler(void)
         "msr   msp, r1                \n"
         "ldr   r2, =%c0               \n"
         "1:                           \n"
-        "str   r2, [r0], #4           \n"
+        "str   r2, [r0]               \n"
+        "adds  r0, #4                 \n"
         "cmp   r0, r1                 \n"
         "blo   1b                     \n"
         "bl    cs_start               \n"
@@ -95,11 +102,13 @@ __attribute__((used, noreturn)) void cs_start(void)
 __attribute__((naked, used)) void HardFault_Handler(void)
 {
     __asm volatile(
+        ".syntax unified              \n"
         "cpsid i                      \n"
         "mrs   r0, msp                \n"
         "ldr   r1, =cs_ld_stack_top   \n"
         "msr   msp, r1                \n"
-        "b     cs_fault               \n"
+        "ldr   r1, =cs_fault          \n"
+        "bx    r1                     \n"
         ".ltorg                       \n");
 }
 

@@ -1,8 +1,13 @@
-/* Arm MPS2 FPGA images AN386 (Cortex-M4) and AN500 (Cortex-M7): CMSDK APB UART0, fixed 25 MHz clock. */
+/* Arm MPS2 FPGA images AN385 (Cortex-M3), AN386 (Cortex-M4), AN500 (Cortex-M7) and AN505 (Cortex-M33): CMSDK APB UART0,
+   fixed clock. */
 #include "cs_board.h"
 #include "cs_config.h"
 
+#if __ARM_ARCH >= 8
+#define UART_BASE 0x50200000u /* AN505: the secure alias; the core starts in the secure state and stays there */
+#else
 #define UART_BASE 0x40004000u
+#endif
 #define UART_DATA CS_REGISTER(UART_BASE + 0x00u)
 #define UART_STATE CS_REGISTER(UART_BASE + 0x04u)
 #define UART_CTRL CS_REGISTER(UART_BASE + 0x08u)

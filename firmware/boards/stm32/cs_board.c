@@ -1,12 +1,11 @@
-/* STM32F4 and STM32F7: HSE -> PLL, one USART. Registers and sequences from RM0385 (STM32F74x/75x), RM0390 (STM32F446)
-   and RM0090 (STM32F405/407); what differs between the families is in cs_family.h. */
+/* STM32F2, STM32F4 and STM32F7: HSE -> PLL, one USART. Registers and sequences from RM0385 (STM32F74x/75x), RM0390 (STM32F446),
+   RM0368 (STM32F401), RM0090 (STM32F405/407) and RM0033 (STM32F2); what differs between the families is in cs_family.h. */
 #include "cs_board.h"
 #include "cs_config.h"
 #include "cs_family.h"
+#include "cs_stm32.h"
 
 #define HSI_HZ 16000000u
-#define WAIT_BOUND 100000u
-#define WRITE_BOUND 10000000u
 
 #define RCC_BASE 0x40023800u
 #define RCC_CR CS_REGISTER(RCC_BASE + 0x00u)
@@ -31,7 +30,6 @@
 
 #define PWR_CR CS_REGISTER(0x40007000u)
 #define PWR_CSR CS_REGISTER(0x40007004u)
-#define PWR_CR_VOS_LOW (1u << 14)
 #define PWR_CR_VOS (3u << 14)
 #define PWR_CR_ODEN (1u << 16)
 #define PWR_CR_ODSWEN (1u << 17)
@@ -71,27 +69,6 @@
 static uint32_t clock_hz;
 static uint16_t flags;
 
-static int wait_for(volatile uint32_t *address, uint32_t mask, uint32_t value)
-{
-    for (uint32_t i = 0; i < WAIT_BOUND; i++) {
-        if ((*address & mask) == value) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* The PPRE field for a divider of 1, 2, 4, 8 or 16. */
-static uint32_t prescaler_bits(uint32_t divider)
-{
-    uint32_t bits = 3u;
-    while (divider > 1u) {
-        divider >>= 1;
-        bits++;
-    }
-    return bits == 3u ? 0u : bits;
-}
-
 static int start_pll(void)
 {
     RCC_APB1ENR |= RCC_APB1ENR_PWREN;
@@ -101,8 +78,8 @@ static int start_pll(void)
     if (!wait_for(&RCC_CR, RCC_CR_HSERDY, RCC_CR_HSERDY)) {
         return 0;
     }
-    /* Scale 1; it can only change while the PLL is off. Parts without over-drive have the lower bit only. */
-    PWR_CR |= CS_OVERDRIVE ? PWR_CR_VOS : PWR_CR_VOS_LOW;
+    /* Scale 1, which over-drive needs; it can only change while the PLL is off. Elsewhere the reset value is right. */
+    PWR_CR |= CS_OVERDRIVE ? PWR_CR_VOS : 0u;
     RCC_PLLCFGR = CS_PLL_M | (CS_PLL_N << 6) | ((CS_PLL_P / 2u - 1u) << 16) | RCC_PLLCFGR_HSE | (CS_PLL_Q << 24) |
                   RCC_PLLCFGR_RESET_R;
     RCC_CR |= RCC_CR_PLLON;

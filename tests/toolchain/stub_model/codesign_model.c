@@ -77,7 +77,7 @@ void cs_model_invoke(const int8_t *input, int8_t *output)
     }
     if (input[0] == STUB_LOOP) {
         uint32_t count = STUB_LOOP_COUNT; /* two instructions each */
-        __asm volatile("1: subs %0, %0, #1\n bne 1b" : "+r"(count)::"cc");
+        __asm volatile(".syntax unified\n1: subs %0, %0, #1\n bne 1b" : "+l"(count)::"cc");
     }
 #endif
     cs_model_invoke_traced(input, output, 0, 0);

@@ -1,0 +1,58 @@
+"""The certificate's own bound, of the integer network that an export for the domain amounts to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.errors import CodesignError
+from codesign.network import FloatNetwork, evaluate
+from codesign.quantization import IntegerNetwork
+from codesign.training.bound import BoundModel
+from codesign.training.emulate import emulate
+from codesign.verification.align import align
+from codesign.verification.domain import DomainEnclosure, covered, enclose_domain
+from codesign.verification.regions import domain_region
+from codesign.verification.rescaling import effective_network
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Largest certified logit difference (inf: none), accuracy, and share of samples with the class proved equal."""
+
+    bound: float
+    accuracy: float
+    covered: float
+
+
+def _enclose(network: FloatNetwork, bound: BoundModel) -> tuple[IntegerNetwork, DomainEnclosure]:
+    features = network.input_shape[1]
+    domain = (
+        np.broadcast_to(np.asarray(bound.low, np.float64), features).copy(),
+        np.broadcast_to(np.asarray(bound.high, np.float64), features).copy(),
+    )
+    integer = effective_network(emulate(network, domain, bound.activations, bound.steps))
+    region = domain_region(domain, network.input_shape[0])
+    return integer, enclose_domain(align(network, integer), integer, region, any_length=bound.steps is None)
+
+
+def certified_bound(network: FloatNetwork, bound: BoundModel) -> float:
+    """Largest certified |integer - float| of a logit; inf where there is none."""
+    try:
+        return float(_enclose(network, bound)[1].logit_bound.max())
+    except CodesignError:
+        return math.inf
+
+
+def measure(network: FloatNetwork, bound: BoundModel, x: npt.NDArray[np.float32], y: npt.NDArray[np.int64]) -> Measured:
+    """Bound, float accuracy and covered share on samples x (N, T, D), labels y (N,)."""
+    logits = evaluate(network, x, logits=True)
+    accuracy = float(np.mean(logits.argmax(1) == y))
+    try:
+        _, domain = _enclose(network, bound)
+    except CodesignError:
+        return Measured(math.inf, accuracy, 0.0)
+    return Measured(float(domain.logit_bound.max()), accuracy, float(covered(domain, logits).mean()))

@@ -24,9 +24,9 @@ def size_report(network: IntegerNetwork, board: Board, weights: Weights = "int8"
 
     Constants and buffers are known from the generator; code, descriptors and stack come from compiling the model for
     the board's core, and are None where the compiler is not installed. {"board", "core", "weights", "level",
-    "compiled", "fits", "flash": {"budget", "used", "sections": {"code", "tables", "weights", "descriptors"}}, "ram": {"budget",
-    "used", "sections": {"io", "buffers", "state", "stack"}}, "layers": [{"name", "kind", "macs", "weights", "code",
-    "state"}]}. Input and output buffers are the application's. Raises InputError, CodesignError.
+    "compiled", "fits", "flash": {"budget", "used", "sections": {"code", "tables", "weights", "descriptors"}}, "ram":
+    {"budget", "used", "sections": {"io", "buffers", "state", "stack"}}, "layers": [{"name", "kind", "macs", "weights",
+    "code", "state"}]}. Input and output buffers are the application's. Raises InputError, CodesignError.
     """
     estimate = memory_estimate(network, weights)
     program, stack = _compile(network, board, weights, level)

@@ -175,7 +175,7 @@ void cs_model_dequantize_step(const int8_t *q, float *y)
 def emit_source(plan: Plan) -> str:
     """codesign_model.c: constants, static buffers and the sequence of kernel calls."""
     parts = [_banner(plan) + '#include "codesign_model.h"\n\n#include <stddef.h>\n\n']
-    parts[0] += '#include "cs_dense.h"\n#include "cs_lstm.h"\n'
+    parts[0] += '#include "cs_dense.h"\n#include "cs_lstm.h"\n#include "cs_softmax.h"\n'
     digest = hashlib.sha256(plan.network.content).digest()
     parts.append(f"static const uint8_t model_hash[32] = {{\n{_array(digest)}\n}};\n")
     parts.append(_buffers(plan))
@@ -202,17 +202,31 @@ def _step_definitions(index: int, step: Step) -> str:
     elif op.kind == "softmax":
         classes = op.input.shape[-1]
         text.append(
-            f"static const cs_softmax {prefix} = {{\n"
-            f"    .classes = {classes},\n"
-            f"    .table_size = {step.constants[0].values.size},\n    .exp_table = {prefix}_exp_table,\n}};"
+            f"static const cs_softmax {prefix}_constants = {{\n"
+            f"    .classes = {classes},\n    .table_size = {step.constants[0].values.size},\n}};\n\n"
+            f"CS_NOINLINE static void {prefix}_run(const int8_t *x, int8_t *y, uint32_t rows)\n{{\n"
+            f"    cs_softmax_run(&{prefix}_constants, {prefix}_exp_table, x, y, rows);\n}}"
         )
     return "\n".join(text) + "\n"
 
 
+def _zero_point_fits(op: IntLstm) -> int | None:
+    """The hidden zero point as a part of its rescaling's rounding constant; None where the sum might leave 32 bits."""
+    scale = op.hidden_multiplier
+    if scale.e >= 0:
+        return None
+    shifted = op.output.zero_point << -scale.e
+    largest = (2**30 * scale.m >> 31) + (1 << -scale.e - 1) + 1
+    return shifted if largest + abs(shifted) < 2**31 else None
+
+
 def _lstm_descriptor(prefix: str, step: Step, op: IntLstm) -> str:
     shift = 12 + op.cell_shift
+    folded = _zero_point_fits(op)
+    halves = [1 << -m.e - 1 if m.e < 0 else 0 for m in (*op.input_multipliers, *op.recurrent_multipliers)]
+    halves.append((1 << -op.hidden_multiplier.e - 1 if op.hidden_multiplier.e < 0 else 0) + (folded or 0))
     scales = (*op.input_multipliers, *op.recurrent_multipliers, op.hidden_multiplier)
-    pairs = ", ".join(f"{{{scale.m}, {1 << -scale.e - 1 if scale.e < 0 else 0}}}" for scale in scales)
+    pairs = ", ".join(f"{{{scale.m}, {half}}}" for scale, half in zip(scales, halves, strict=True))
     return f"""static const cs_lstm {prefix} = {{
     .weights = {prefix}_weights,
     .scales = {{{pairs}}},
@@ -230,6 +244,7 @@ static const cs_lstm_constants {prefix}_constants = {{
     .tanh_factor = {3 << shift if shift > 0 else 3},
     .tanh_shift = {max(-shift, 0)},
     .hidden_zero_point = {op.output.zero_point},
+    .hidden_folded = {int(folded is not None)},
     .cell_clip = {min(op.cell_clip_q, 32767)},
 }};
 static int8_t {prefix}_hidden[{op.units}];
@@ -300,10 +315,8 @@ def _call(index: int, step: Step) -> str:
 
 def _row_call(index: int, step: Step, source: str, target: str, rows: int) -> str:
     """The call of a layer without state on `rows` rows."""
-    if isinstance(step.op, IntDense):
+    if isinstance(step.op, IntDense) or step.kind == "softmax":
         return f"op{index}_run({source}, {target}, {rows});"
-    if step.kind == "softmax":
-        return f"cs_softmax_run(&op{index}, {source}, {target}, {rows});"
     return f"cs_lookup_run(op{index}_table, {source}, {target}, {size_of(step.op.output) // step.rows * rows});"
 
 

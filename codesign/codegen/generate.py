@@ -23,6 +23,7 @@ KERNELS = (
     "cs_quantize.c",
     "cs_quantize.h",
     "cs_softmax.c",
+    "cs_softmax.h",
     "cs_tables.c",
 )
 

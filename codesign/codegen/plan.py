@@ -329,7 +329,11 @@ def _lstm_constants(op: IntLstm, weights: Weights) -> tuple[tuple[Constant, ...]
     input_weights, input_wide = pack_gates(input_rows, weights)
     recurrent_weights, recurrent_wide = pack_gates(recurrent_rows, weights)
     biases = pack_biases(input_bias), pack_biases(recurrent_bias)
-    parts = (biases[0][:, :1], input_weights, biases[0][:, 1:], biases[1][:, :1], recurrent_weights, biases[1][:, 1:])
+    parts: list[npt.NDArray[Any]] = []
+    for bias_words, words, wide in zip(
+        biases, (input_weights, recurrent_weights), (input_wide, recurrent_wide), strict=True
+    ):
+        parts += [bias_words, words] if wide else [bias_words[:, :1], words, bias_words[:, 1:]]
     constants = (Constant("weights", np.concatenate(parts, axis=1).reshape(-1)),)
     return constants, (input_wide, recurrent_wide)
 

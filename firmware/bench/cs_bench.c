@@ -27,7 +27,7 @@ int8_t bench_in[CS_MODEL_INPUT_SIZE];
 int8_t bench_out[CS_MODEL_OUTPUT_SIZE];
 #if CS_MODEL_STREAMING
 uint8_t bench_state[CS_MODEL_STATE_SIZE + 1];
-void *const bench_keep[3] = {(void *)cs_model_step, (void *)cs_model_get_state, (void *)cs_model_set_state};
+void *const bench_keep[4] = {(void *)cs_model_step, (void *)cs_model_get_state, (void *)cs_model_set_state, bench_state};
 #else
 void *const bench_keep[1] = {(void *)cs_model_hash};
 #endif

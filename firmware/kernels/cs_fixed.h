@@ -50,7 +50,7 @@ typedef char cs_check_arithmetic_shift[((-5) >> 1) == -3 ? 1 : -1];
 /* -1 where v is negative, else 0. */
 CS_INLINE int32_t cs_sign(int32_t v)
 {
-    return v < 0 ? -1 : 0;
+    return (v >> 30) >> 1;
 }
 
 CS_INLINE int32_t cs_clamp(int32_t v, int32_t low, int32_t high)

@@ -29,7 +29,8 @@ typedef struct {
 } cs_scale_pair;
 
 /* An LSTM's data. `weights` has a record for each unit, for the input and then the recurrent part: biases of gates i and c,
- * [columns / 2, rounded up][paired: 1, wide: 2] words of weights, biases of gates f and o. Biases are doubled. */
+ * [columns / 2, rounded up][paired: 1, wide: 2] words of weights, biases of gates f and o (wide: before the weights).
+ * Biases are doubled. */
 typedef struct {
     const uint64_t *weights;
     cs_scale_pair scales[9]; /* the scales of cs_lstm_constants that are no powers of two: input, recurrent, hidden */
@@ -49,6 +50,7 @@ typedef struct {
     int32_t tanh_factor;              /* cell * tanh_factor / 2^tanh_shift is the tanh's argument in 1/12288 */
     uint8_t tanh_shift;
     int8_t hidden_zero_point;
+    uint8_t hidden_folded; /* scales[8].half contains the zero point */
     int16_t cell_clip; /* 0: none */
 } cs_lstm_constants;
 
@@ -87,16 +89,15 @@ typedef struct {
 
 typedef struct {
     uint16_t classes;
-    uint16_t table_size; /* exponentials of larger differences are 0 */
-    const int32_t *exp_table; /* exp_table[d] = exp(-d * beta * input scale) in Q0.31 */
+    uint16_t table_size; /* exponentials of larger differences are 0; exp_table[d] = exp(-d * beta * input scale), Q0.31 */
 } cs_softmax;
 
 /* Line segments of TFLM's int16 sigmoid, for arguments in 1/12288; see cs_tables.c. */
 #define CS_SEGMENTS 512
 extern const uint32_t sigmoid_segments[CS_SEGMENTS];
 
-/* y may be x. */
-void cs_softmax_run(const cs_softmax *op, const int8_t *x, int8_t *y, uint32_t rows);
+/* 2^31 / (1 + a) in Q0.31, where the sum of exponentials is (1 + a) * 2^(31 - zeros). */
+int32_t cs_softmax_scale(uint32_t sum, uint32_t *zeros);
 
 /* y[i] = table[x[i] + 128]; y may be x. */
 void cs_lookup_run(const int8_t *table, const int8_t *x, int8_t *y, uint32_t n);

@@ -191,11 +191,11 @@ CS_INLINE const uint64_t *cs_gates_wide(const uint64_t *w, const uint64_t *v, ui
 {
     uint32_t a[4];
     uint32_t i;
-    a[0] = (uint32_t)*w;
-    a[1] = 0;
-    a[2] = (uint32_t)(*w >> 32);
-    a[3] = 0;
-    ++w;
+    a[0] = (uint32_t)w[0];
+    a[2] = (uint32_t)(w[0] >> 32);
+    a[1] = (uint32_t)w[1];
+    a[3] = (uint32_t)(w[1] >> 32);
+    w += 2;
     CS_UNROLL
     for (i = 0; i < pairs / 2u; ++i) {
         cs_four_columns_wide(&w, &v, a);
@@ -208,12 +208,11 @@ CS_INLINE const uint64_t *cs_gates_wide(const uint64_t *w, const uint64_t *v, ui
         a[3] = cs_dual_mac((uint32_t)(w[1] >> 32), v0, a[3]);
         w += 2;
     }
-    CS_ORDER();
     acc[0] = (int32_t)a[0];
-    acc[1] = (int32_t)(a[1] + (uint32_t)*w);
+    acc[1] = (int32_t)a[1];
     acc[2] = (int32_t)a[2];
-    acc[3] = (int32_t)(a[3] + (uint32_t)(*w >> 32));
-    return w + 1;
+    acc[3] = (int32_t)a[3];
+    return w;
 }
 
 /* The four gates' contributions, rescaled to Q3.12 and saturated. */
@@ -269,8 +268,12 @@ CS_INLINE void cs_lstm_step(const cs_lstm *op, const cs_lstm_constants *k, const
         *cell++ = (int16_t)c;
         o = cs_sigmoid(cs_saturate16(in[3] + re[3], 0), middle, offset);
         y = cs_product_high_low(o, cs_tanh(cs_tanh_argument(c, k->tanh_factor, k->tanh_shift), middle));
-        y = cs_scale(2 * y, k->hidden_scale, op->scales[8].m, op->scales[8].half) >> k->hidden_scale.right;
-        *next++ = (int8_t)cs_saturate8(y + k->hidden_zero_point, 0);
+        y = cs_scale(2 * y, k->hidden_scale, op->scales[8].m, op->scales[8].half);
+        if (k->hidden_folded != 0u) {
+            *next++ = (int8_t)cs_saturate8(y, k->hidden_scale.right);
+        } else {
+            *next++ = (int8_t)cs_saturate8((y >> k->hidden_scale.right) + k->hidden_zero_point, 0);
+        }
     }
 }
 

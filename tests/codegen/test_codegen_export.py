@@ -1,0 +1,114 @@
+"""The exported library builds by itself, with the build systems at hand, and its example finds the exact outputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from codegen_support import FIXTURES, WARNINGS
+
+from codesign.cli.main import main
+from codesign.codegen import export_library, generate
+from codesign.errors import InputError
+from codesign.quantization.integer import IntegerNetwork
+
+Find = Callable[[str], IntegerNetwork]
+
+
+def run(*command: object) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("name", "weights"), [("stacked", "int8"), ("timedist", "int16"), ("flat", "int8")])
+def test_example_runs(name: str, weights: str, tmp_path: Path, find_network: Find) -> None:
+    folder = tmp_path / "lib"
+    export_library(find_network(name), folder, weights)  # type: ignore[arg-type]
+    sources = [*sorted((folder / "src").glob("*.c")), folder / "examples" / "basic" / "main.c"]
+    run("gcc", *WARNINGS, "-O2", "-I", folder / "include", "-I", folder / "src", *sources, "-o", tmp_path / "example")
+    assert run(tmp_path / "example").splitlines()[-1] == "as expected"
+
+
+def test_example_notices_a_wrong_weight(tmp_path: Path, find_network: Find) -> None:
+    folder = tmp_path / "lib"
+    export_library(find_network("stacked"), folder)
+    model = folder / "src" / "codesign_model.c"
+    model.write_text(model.read_text().replace("op0_weights[80] = {\n    0x", "op0_weights[80] = {\n    0x7", 1))
+    sources = [*sorted((folder / "src").glob("*.c")), folder / "examples" / "basic" / "main.c"]
+    run("gcc", "-O1", "-I", folder / "include", "-I", folder / "src", *sources, "-o", tmp_path / "example")
+    done = subprocess.run([str(tmp_path / "example")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "values differ" in done.stdout
+
+
+def test_cmake_builds_and_tests(tmp_path: Path, find_network: Find) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed (apt install cmake)")
+    export_library(find_network("tiny"), tmp_path / "lib")
+    run("cmake", "-S", tmp_path / "lib", "-B", tmp_path / "build")
+    run("cmake", "--build", tmp_path / "build")
+    assert "100% tests passed" in run("ctest", "--test-dir", tmp_path / "build")
+
+
+def test_cmake_as_a_part_of_another_project(tmp_path: Path, find_network: Find) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed (apt install cmake)")
+    export_library(find_network("tiny"), tmp_path / "lib")
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.13)\nproject(own C)\nadd_subdirectory(lib)\n"
+        "add_executable(own lib/examples/basic/main.c)\ntarget_link_libraries(own codesign::model)\n"
+    )
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "build")
+    run("cmake", "--build", tmp_path / "build")
+    assert "as expected" in run(tmp_path / "build" / "own")
+
+
+def test_platformio_and_zephyr_files(tmp_path: Path, find_network: Find) -> None:
+    folder = tmp_path / "lib"
+    export_library(find_network("tiny"), folder)
+    facts = json.loads((folder / "library.json").read_text())
+    assert (folder / facts["build"]["includeDir"] / facts["headers"]).is_file()
+    sources = {path.name for path in (folder / facts["build"]["srcDir"]).glob("*.c")}
+    for listing in ("CMakeLists.txt", "zephyr/CMakeLists.txt"):
+        text = (folder / listing).read_text()
+        assert all(name in text for name in sources)
+    assert "kconfig: zephyr/Kconfig" in (folder / "zephyr" / "module.yml").read_text()
+
+
+def test_only_own_folders_are_replaced(tmp_path: Path, find_network: Find) -> None:
+    folder = tmp_path / "lib"
+    export_library(find_network("tiny"), folder)
+    first = (folder / "src" / "codesign_model.c").read_bytes()
+    export_library(find_network("stacked"), folder)
+    assert (folder / "src" / "codesign_model.c").read_bytes() != first
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "keep").write_text("x")
+    with pytest.raises(InputError, match="not empty"):
+        export_library(find_network("tiny"), other)
+    assert [p.name for p in other.iterdir()] == ["keep"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lib", "other"]
+
+
+def test_command_export(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["export", str(FIXTURES / "tiny.tflite"), "-o", str(tmp_path / "lib"), "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "lib" / "include" / "codesign_model.h").is_file()
+    result = CliRunner().invoke(main, ["export", str(tmp_path / "none.tflite"), "-o", str(tmp_path / "lib2")])
+    assert result.exit_code == 2
+    assert not (tmp_path / "lib2").exists()
+
+
+@pytest.mark.parametrize("variant", ["CS_PLAIN_C", "CS_AS_ON_THE_HOST"])
+def test_cppcheck_is_silent(variant: str, tmp_path: Path, find_network: Find) -> None:
+    if shutil.which("cppcheck") is None:
+        pytest.skip("cppcheck is not installed (apt install cppcheck)")
+    generate(find_network("stacked"), tmp_path)
+    checks = "--enable=warning,style,performance,portability"
+    run("cppcheck", "-q", "--std=c99", checks, "--error-exitcode=3", f"-D{variant}", tmp_path)

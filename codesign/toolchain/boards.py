@@ -385,12 +385,15 @@ def _flashing(table: _Table | None) -> Flashing | None:
         return None
     table.choice("method", ("openocd",))
     config = tuple(part.strip() for part in table.take("config", str).split(","))
-    if not all(re.fullmatch(r"[A-Za-z0-9_./+-]+\.cfg", part) for part in config):
-        raise table.fail("'config' has to name openocd scripts (.cfg), separated by commas")
+    # openocd's scripts can run programs: only its own, never a path of the board file's choosing.
+    if not all(re.fullmatch(r"(interface|target|board)/[A-Za-z0-9_+-][A-Za-z0-9_.+-]*\.cfg", part) for part in config):
+        raise table.fail(
+            "'config' has to name openocd's own scripts, such as board/st_nucleo_f7.cfg, separated by commas"
+        )
     usb = []
     for pair in table.take("usb", list, []):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(n, int) for n in pair):
-            raise table.fail("'usb' has to be a list of [vendor, product] numbers")
+        if not isinstance(pair, list) or len(pair) != 2 or not all(type(n) is int and 0 <= n <= 0xFFFF for n in pair):
+            raise table.fail("'usb' has to be a list of [vendor, product] numbers of 16 bits")
         usb.append((pair[0], pair[1]))
     device = table.table("device_id")
     device_id = None

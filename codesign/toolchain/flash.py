@@ -36,10 +36,13 @@ def openocd_command(board: Board, actions: str, probe_serial: str = "") -> list[
 
 def flash_elf(elf: Path, board: Board, probe_serial: str = "", timeout: float = FLASH_SECONDS) -> str:
     """Program `elf`, verify it and start it; openocd's log. CodesignError, in openocd's words, where that fails."""
-    if any(character in str(elf) for character in '{}[]$"\\\n'):
+    if any(character in str(elf.resolve()) for character in '{}[]$"\\\n'):
         raise InputError(f"openocd cannot take the file name {elf}; copy the ELF to a plainer path")
     return _run(
-        openocd_command(board, f"program {{{elf}}} verify reset exit", probe_serial), board, "flashing", timeout
+        openocd_command(board, f"program {{{elf.resolve()}}} verify reset exit", probe_serial),
+        board,
+        "flashing",
+        timeout,
     )
 
 
@@ -60,6 +63,7 @@ def _run(command: list[str], board: Board, what: str, timeout: float) -> str:
             errors="replace",
             timeout=timeout,
             check=False,
+            cwd=resource_dir("firmware"),  # openocd looks for scripts in its working folder first
         )
     except subprocess.TimeoutExpired:
         raise CodesignError(f"{what} {board.title} did not end within {timeout:.0f} s") from None

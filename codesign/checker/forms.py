@@ -1,0 +1,232 @@
+"""Intervals and affine forms with outward rounding: all the arithmetic that the checker computes bounds with.
+
+Numbers are binary64 rounded to nearest. A sum of n products is off by at most gamma(n) times the sum of their magnitudes,
+in whatever order it is taken (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3); a single operation by 2^-53
+relatively. Shapes: B regions, n values, K noise symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.checker.result import Invalid
+
+Array = npt.NDArray[np.float64]
+UNIT = 2.0**-53
+TINY = 1e-290  # above all that underflow can lose
+
+
+def require_round_to_nearest() -> None:
+    """RuntimeError unless this thread rounds to nearest."""
+    one, half = np.float64(1.0), np.float64(UNIT)
+    if not (one + half == one and -one - half == -one and one + half * np.float64(1.5) > one):
+        raise RuntimeError("the floating-point rounding mode of this process is not round-to-nearest")
+
+
+def gamma(terms: int) -> float:
+    return 2.0 * (terms + 8) * UNIT
+
+
+def up(x: Array | float) -> Array:
+    """Above a non-negative quantity that was computed with at most a dozen roundings."""
+    return np.asarray(x * (1.0 + 16 * UNIT) + TINY)
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Intervals [lo, hi], elementwise."""
+
+    lo: Array
+    hi: Array
+
+    @staticmethod
+    def around(value: Array, slack: Array | float) -> Box:
+        """value +- slack, of which `value` was computed with a few roundings of its own size."""
+        slack = up(np.abs(slack) + 8 * UNIT * np.abs(value))
+        return Box(value - slack, value + slack)
+
+    @property
+    def mid(self) -> Array:
+        return np.asarray(0.5 * (self.lo + self.hi))
+
+    @property
+    def rad(self) -> Array:
+        """Around `mid`, rounded up."""
+        return up(np.maximum(self.hi - self.mid, self.mid - self.lo))
+
+    @property
+    def mag(self) -> Array:
+        return np.maximum(np.abs(self.lo), np.abs(self.hi))
+
+    def part(self, columns: slice) -> Box:
+        return Box(self.lo[:, columns], self.hi[:, columns])
+
+    def __add__(self, other: Box) -> Box:
+        lo, hi = self.lo + other.lo, self.hi + other.hi
+        return Box(lo - up(2 * UNIT * np.abs(lo)), hi + up(2 * UNIT * np.abs(hi)))
+
+    def __neg__(self) -> Box:
+        return Box(-self.hi, -self.lo)
+
+    def __mul__(self, other: Box) -> Box:
+        corners = np.stack([a * b for a in (self.lo, self.hi) for b in (other.lo, other.hi)])
+        slack = up(2 * UNIT * np.abs(corners).max(0))
+        return Box(corners.min(0) - slack, corners.max(0) + slack)
+
+    def widen(self, radius: Array | float) -> Box:
+        return self + Box(-np.broadcast_to(radius, self.lo.shape), np.broadcast_to(radius, self.lo.shape))
+
+    def meet(self, other: Box) -> Box:
+        """Both hold the same real values; that their meeting is empty shows that a premise of one is wrong."""
+        lo, hi = np.maximum(self.lo, other.lo), np.minimum(self.hi, other.hi)
+        if not (lo <= hi).all():
+            raise Invalid("two enclosures of the same value do not meet")
+        return Box(lo, hi)
+
+    def clip(self, lo: float, hi: float) -> Box:
+        return Box(np.clip(self.lo, lo, hi), np.clip(self.hi, lo, hi))
+
+
+def points(value: Array | float, shape: tuple[int, ...]) -> Box:
+    array = np.broadcast_to(np.asarray(value, dtype=np.float64), shape)
+    return Box(array, array)
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A real matrix (m, n) known as `value` up to `slack`, elementwise."""
+
+    value: Array
+    slack: Array
+
+    @staticmethod
+    def exact(value: npt.ArrayLike) -> Matrix:
+        array = np.asarray(value, dtype=np.float64)
+        return Matrix(array, np.zeros_like(array))
+
+    def __sub__(self, other: Matrix) -> Matrix:
+        value = self.value - other.value
+        return Matrix(value, up(self.slack + other.slack + 2 * UNIT * np.abs(value)))
+
+    @cached_property
+    def mag(self) -> Array:
+        return up(np.abs(self.value) + self.slack)
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """center + generators @ eps + e for noise symbols eps in [-1, 1]^K and some |e| <= error: (B, n), (B, n, K), (B, n)."""
+
+    center: Array
+    generators: Array
+    error: Array
+
+    @cached_property
+    def radius(self) -> Array:
+        total = np.abs(self.generators).sum(-1)
+        return up((total + self.error) * (1.0 + gamma(self.generators.shape[-1])))
+
+    @cached_property
+    def mag(self) -> Array:
+        return up(np.abs(self.center) + self.radius)
+
+    @cached_property
+    def box(self) -> Box:
+        radius = self.radius + up(2 * UNIT * self.mag)
+        return Box(self.center - radius, self.center + radius)
+
+    def part(self, columns: slice) -> Form:
+        return Form(self.center[:, columns], self.generators[:, columns], self.error[:, columns])
+
+
+Term = tuple[Matrix | Array | float, Form]
+
+
+class Symbols:
+    """Counts the noise symbols of a replay; every use of a symbol is a column."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def over(self, box: Box) -> Form:
+        """A fresh symbol for every value of the box."""
+        batch, n = box.lo.shape
+        generators = np.zeros((batch, n, self.count + n))
+        generators[:, np.arange(n), self.count + np.arange(n)] = box.rad
+        self.count += n
+        return Form(box.mid, generators, np.full((batch, n), TINY))
+
+    def replace(self, form: Form, box: Box, chosen: npt.NDArray[np.bool_]) -> Form:
+        """`form`, but where `chosen` a fresh symbol over `box`, in which the values lie as well."""
+        if not chosen.any():
+            return form
+        fresh = self.over(box)
+        generators = np.where(chosen[:, :, None], fresh.generators, 0.0)
+        width = form.generators.shape[-1]
+        generators[:, :, :width] += np.where(chosen[:, :, None], 0.0, form.generators)
+        return Form(np.where(chosen, fresh.center, form.center), generators, np.where(chosen, fresh.error, form.error))
+
+
+def affine(terms: Sequence[Term], constant: Box, symbols: Symbols | None = None) -> Form:
+    """sum_k a_k X_k + constant, a_k a matrix, or numbers (B, n) elementwise.
+
+    With `symbols`, every constant's interval is a fresh symbol; without, its half-width counts as the form's error.
+    """
+    batch, n = constant.lo.shape
+    center, radius = constant.mid, constant.rad
+    size, error = np.abs(center), np.zeros((batch, n))
+    start = symbols.count if symbols is not None else 0
+    width = max([form.generators.shape[-1] for _, form in terms] + [start + n if symbols is not None else 0])
+    generators = np.zeros((batch, n, width))
+    count = len(terms) + 1
+    for a, form in terms:
+        used = form.generators.shape[-1]
+        if isinstance(a, Matrix):
+            generators[:, :, :used] += a.value @ form.generators
+            center = center + form.center @ a.value.T
+            error += form.error @ a.mag.T + form.mag @ a.slack.T
+            size += form.mag @ a.mag.T
+            count += a.value.shape[1]
+        else:
+            factor = np.broadcast_to(np.asarray(a, dtype=np.float64), (batch, n))
+            generators[:, :, :used] += factor[:, :, None] * form.generators
+            center = center + factor * form.center
+            error += np.abs(factor) * form.error
+            size += np.abs(factor) * form.mag
+    error = up(error * (1 + gamma(count)) + gamma(count) * size)
+    if symbols is None:
+        return Form(center, generators, up(error + radius))
+    generators[:, np.arange(n), start + np.arange(n)] = radius
+    symbols.count += n
+    return Form(center, generators, error)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A vector of the float network and the integer network's difference from it, each as form and box (B, n)."""
+
+    value: Form
+    difference: Form
+    value_box: Box
+    difference_box: Box
+
+    @staticmethod
+    def of(value: Form, difference: Form) -> Pair:
+        return Pair(value, difference, value.box, difference.box)
+
+    @property
+    def integer_box(self) -> Box:
+        return self.value_box + self.difference_box
+
+    def part(self, columns: slice) -> Pair:
+        return Pair(
+            self.value.part(columns),
+            self.difference.part(columns),
+            self.value_box.part(columns),
+            self.difference_box.part(columns),
+        )

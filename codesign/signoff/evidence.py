@@ -12,6 +12,8 @@ from codesign.signoff.wording import some
 Status = Literal["proved", "refuted", "unknown"]
 Evidence = Mapping[str, Any]
 
+_LARGEST = 2**63  # of an integer: above, it would not convert to a float or to text
+
 
 @dataclass(frozen=True)
 class Region:
@@ -104,5 +106,5 @@ def is_kind(value: object, kind: str) -> bool:
     if kind == "numbers":
         return isinstance(value, list) and all(is_kind(v, "number") for v in value)
     if isinstance(value, int) and not isinstance(value, bool):
-        return kind == "number" or value >= 0
+        return abs(value) <= _LARGEST and (kind == "number" or (kind == "count" and value >= 0))
     return kind == "number" and isinstance(value, float) and math.isfinite(value)

@@ -216,6 +216,15 @@ def test_arbitrary_damage_never_raises(original: Evidence, data: st.DataObject) 
     assert result.verdict == ("FAIL" if result.failures else "PASS")
 
 
+@pytest.mark.parametrize("huge", [10**400, -(10**5000)])
+def test_integers_without_measure_are_no_numbers(good: Evidence, huge: int) -> None:
+    good.certificate["criteria"].update(epsilon=huge, top1_share=huge)
+    good.certificate["proof"]["checked"] = huge
+    result = judge(good)
+    only_failure(result, "criteria/epsilon")
+    only_failure(result, "proof/checked")
+
+
 def test_epsilon_proved_unknown_refuted(good: Evidence) -> None:
     bound = max(max(r["bound"]) for r in good.certificate["regions"])
     observed = max(max(r["observed"]) for r in good.certificate["regions"])

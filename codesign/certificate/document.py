@@ -18,6 +18,7 @@ from codesign.files import write_atomically
 from codesign.verification import Certification
 from codesign.verification.affine import Array
 from codesign.verification.certify import METHOD
+from codesign.verification.results import TIME_LIMIT
 
 SCHEMA_ID = "codesign-certificate-1"
 _MAX_BYTES = 256 << 20
@@ -55,6 +56,7 @@ def certificate_document(
         "claim": (
             "For every float32 input inside a region, the dequantized output of the integer network minus the output "
             "of the float network, taken over the reals, lies between difference_lo and difference_hi, elementwise."
+            + (_GRID_CLAIM if any(r.region.kind == "grid" for r in c.regions) else "")
         ),
         "input_quantization": {
             "scale": tensor.scale,
@@ -64,7 +66,7 @@ def certificate_document(
             "rule": "clamp(round(x / scale) + zero_point); float32 division, ties away from zero, NaN to zero point",
         },
         "domain": {"lo": domain[0].tolist(), "hi": domain[1].tolist()},
-        "region_rule": "|x - center| <= radius elementwise, clipped to the domain; a center outside stays inside",
+        "region_rule": _region_rule(c),
         "method": METHOD,
         "parameters": {
             "seed": options.seed,
@@ -72,12 +74,15 @@ def certificate_document(
             "proof": options.proof,
             "audit_sample": options.audit_sample,
             "prover": options.prover,
+            "time_limit": options.time_limit,
         },
         "criteria": {
             "epsilon": options.criteria.epsilon,
             "epsilon_verdict": c.epsilon_verdict,
             "top1_share": options.criteria.top1_share,
             "top1_verdict": c.top1_verdict,
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in options.criteria.orders().items()},
+            **{f"{name}_verdict": c.order_verdict(name) for name in options.criteria.orders()},
         },
         "summary": {
             "regions": len(c.regions),
@@ -87,6 +92,7 @@ def certificate_document(
             "evaluations": sum(r.found.evaluations for r in c.regions),
             "top1_share": c.top1_share,
             "top1_counted": int(sum(c.counted)),
+            "not_reached": sum(r.reason == TIME_LIMIT for r in c.regions),
             "top1": {s: sum(r.top1 == s for r in c.regions) for s in ("proved", "refuted", "unknown")},
         },
         "proof": c.proof.to_json(),
@@ -95,6 +101,20 @@ def certificate_document(
         "versions": _versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+_GRID_CLAIM = (
+    " In a region of kind 'grid' this holds for every integer input whose dequantized values lie in the box; the float "
+    "network is taken at the dequantized values scale * (q - zero_point), or at these rounded to float32, so that no "
+    "rounding of the input separates the networks. Such a region says nothing of other float inputs."
+)
+
+
+def _region_rule(c: Certification) -> str:
+    rule = "|x - center| <= radius elementwise, clipped to the domain; a center outside stays inside"
+    if all(r.region.by_rule for r in c.regions):
+        return rule
+    return f"{rule}; where a region has a box, lo <= x <= hi elementwise instead"
 
 
 def _versions() -> dict[str, str]:
@@ -139,8 +159,12 @@ def load_certificate(path: str | Path) -> dict[str, Any]:
 
 
 def hil_regions(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the cross-check needs of each region: sample, bound at the network's output, top-1 status."""
+    """What the cross-check needs of each region: sample, bound at the network's output, top-1 status.
+
+    A region around no sample of the data is about none that is run, and is left out unless it is the whole domain.
+    """
     return [
         {"sample": region["sample"], "output_bound": region["bound"], "top1": region["top1"]}
         for region in document["regions"]
+        if region["sample"] is not None or region["radius"] is None
     ]

@@ -5,8 +5,10 @@ integer network through the whole computation, every rounding, table error and s
 """
 
 from codesign.verification.audit import ProofMode, ProofSummary
-from codesign.verification.certify import Certification, Criteria, Options, RegionResult, Status, certify
-from codesign.verification.regions import Region, ball, domain_region, input_domain
+from codesign.verification.certify import certify
+from codesign.verification.criteria import Criteria, Status
+from codesign.verification.regions import Region, ball, domain_region, grid_ball, input_domain, noisy
+from codesign.verification.results import Certification, Options, RegionResult
 from codesign.verification.search import SearchResult, search
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "ball",
     "certify",
     "domain_region",
+    "grid_ball",
     "input_domain",
+    "noisy",
     "search",
 ]

@@ -190,7 +190,7 @@ def abstract_lower(
         else:
             layers.append(_Dense(stage, rows, particles, rng))
     x = _Noise.of(region.lo, region.hi, particles, rng)
-    half = np.full(region.lo.shape, 0.5 * network.input.scale)
+    half = np.full(region.lo.shape, 0.0 if region.kind == "grid" else 0.5 * network.input.scale)
     dx = _Noise.of(-half, half, particles, rng)
     grid = reachable_inputs(network.input, Box(region.lo, region.hi))
     weights = np.tile(np.concatenate([np.eye(total), -np.eye(total)]), (restarts, 1)).reshape(particles, rows, outputs)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,165 +19,24 @@ from codesign.quantization.integer import IntegerNetwork
 from codesign.verification.abstract import abstract_lower
 from codesign.verification.affine import Array, Box, require_round_to_nearest
 from codesign.verification.align import align
-from codesign.verification.audit import ProofMode, ProofSummary, discharge
+from codesign.verification.audit import ProofSummary, discharge
+from codesign.verification.criteria import Criteria, Flags, Status, proofs
+from codesign.verification.facts import Facts, facts
+from codesign.verification.journal import Batch, Journal, batch_key
+from codesign.verification.norms import Norms
 from codesign.verification.propagate import Enclosure, propagate, top1_proved
 from codesign.verification.regions import Region
 from codesign.verification.relaxation import Recorder
-from codesign.verification.search import SearchResult, search
-from codesign.verification.trace import Trace, published, traces
+from codesign.verification.results import TIME_LIMIT, Certification, Options, RegionResult
+from codesign.verification.search import Search, SearchResult, search
+from codesign.verification.trace import published, traces
+from codesign.verification.unreached import output_ranges
+from codesign.verification.violations import watches
 
-Status = Literal["proved", "refuted", "unknown"]
+__all__ = ["BATCH", "METHOD", "Certification", "Criteria", "Options", "RegionResult", "Status", "certify"]
+
 METHOD = "joint differential zonotope"
 BATCH = 4  # regions propagated together; fixed, so that results do not depend on the number of processes
-
-
-@dataclass(frozen=True)
-class Criteria:
-    """What has to be proved: |integer - float| <= epsilon on every output, equal top-1 class on a share of regions."""
-
-    epsilon: float | None = None
-    top1_share: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.epsilon is not None and not (np.isfinite(self.epsilon) and self.epsilon >= 0):
-            raise InputError(f"epsilon {self.epsilon} is not a bound; give --epsilon E with E at least 0")
-        if self.top1_share is not None and not 0 <= self.top1_share <= 1:
-            raise InputError(f"the top-1 share {self.top1_share} is not between 0 and 1; give for example 0.8")
-
-
-@dataclass(frozen=True)
-class Options:
-    """Parameters of a run. `evaluations`: exact ones per region in the adversarial search."""
-
-    criteria: Criteria = Criteria()
-    seed: int = 0
-    jobs: int = 1
-    evaluations: int = 1000
-    proof: ProofMode = "audit"
-    audit_sample: int = 25  # obligations per batch of regions
-    prover: str = "auto"
-
-
-@dataclass(frozen=True, eq=False)
-class RegionResult:
-    """One region: certified bounds, what was observed, and verdicts.
-
-    `lower`, `upper`: certified range of integer - float for each output; `bound` the larger magnitude. `logit_bound`
-    is the same before a final softmax, `abstract` the abstract model's worst case from below, on the logits.
-    `output_lo`, `output_hi`: certified range of the float network's outputs.
-    """
-
-    region: Region
-    lower: Array
-    upper: Array
-    logit_bound: Array
-    output_lo: Array
-    output_hi: Array
-    top1: Status
-    top1_class: int | None
-    epsilon: Status | None
-    reason: str
-    sources: dict[str, float]
-    found: SearchResult
-    abstract: Array | None
-    seconds: float
-    trace: Trace | None = None  # None: the run cannot be replayed
-
-    @property
-    def bound(self) -> Array:
-        return np.maximum(-self.lower, self.upper)
-
-    @property
-    def bound_max(self) -> float:
-        return float(self.bound.max())
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "id": self.region.name,
-            "radius": self.region.radius,
-            "bound": self.bound.tolist(),
-            "bound_max": self.bound_max,
-            "difference_lo": self.lower.tolist(),
-            "difference_hi": self.upper.tolist(),
-            "logit_bound": self.logit_bound.tolist(),
-            "float_lo": self.output_lo.tolist(),
-            "float_hi": self.output_hi.tolist(),
-            "observed_max": self.found.error,
-            "abstract_lower": None if self.abstract is None else float(self.abstract.max()),
-            "observed": self.found.per_output.tolist(),
-            "evaluations": self.found.evaluations,
-            "top1": self.top1,
-            "top1_class": self.top1_class,
-            "epsilon": self.epsilon,
-            "reason": self.reason,
-            "sources": self.sources,
-            "counterexample": self._counterexample(),
-            "seconds": self.seconds,
-        }
-
-    def _counterexample(self) -> dict[str, object] | None:
-        """The input that refutes a criterion; the exact outputs can be recomputed from it."""
-        if self.top1 == "refuted" and self.found.disagreement is not None:
-            return {"criterion": "top1", "input": self.found.disagreement.tolist()}
-        if self.epsilon == "refuted":
-            return {"criterion": "epsilon", "input": self.found.worst.tolist()}
-        return None
-
-
-@dataclass(frozen=True, eq=False)
-class Certification:
-    """Everything a certificate states; `counted[k]` says whether region k counts for the top-1 share."""
-
-    float_network: FloatNetwork
-    integer_network: IntegerNetwork
-    regions: tuple[RegionResult, ...]
-    counted: tuple[bool, ...]
-    options: Options
-    proof: ProofSummary
-    profiles: tuple[str, ...]
-    seconds: float
-
-    def _share(self, statuses: Sequence[Status]) -> float:
-        chosen = [r.top1 in statuses for r, c in zip(self.regions, self.counted, strict=True) if c]
-        return float(np.mean(chosen)) if chosen else 0.0
-
-    @property
-    def top1_share(self) -> float:
-        """Share of counted regions with a proved equal top-1 class."""
-        return self._share(("proved",))
-
-    @property
-    def epsilon_verdict(self) -> Status | None:
-        if self.options.criteria.epsilon is None:
-            return None
-        return _weakest([r.epsilon or "unknown" for r in self.regions])
-
-    @property
-    def top1_verdict(self) -> Status | None:
-        wanted = self.options.criteria.top1_share
-        if wanted is None:
-            return None
-        if self.top1_share >= wanted:
-            return "proved"
-        return "unknown" if self._share(("proved", "unknown")) >= wanted else "refuted"
-
-    @property
-    def verdict(self) -> Status:
-        """Of the criteria asked for; with none asked, of 'the same top-1 class on every region'.
-
-        A bound whose proof obligations were not all discharged proves nothing.
-        """
-        asked = [v for v in (self.epsilon_verdict, self.top1_verdict) if v is not None]
-        verdict = _weakest(asked or [r.top1 for r in self.regions])
-        return "unknown" if verdict == "proved" and not self.proof.ok else verdict
-
-
-def _weakest(statuses: Sequence[Status]) -> Status:
-    order: tuple[Status, ...] = ("refuted", "unknown")
-    for status in order:
-        if status in statuses:
-            return status
-    return "proved"
 
 
 def certify(
@@ -192,13 +52,16 @@ def certify(
 
     `variants` are the same model read with other semantics profiles: the bound then holds for all of them. `counted`
     (N,) bool chooses the regions that count for a top-1 share (default all). `on_progress` gets the number of regions
-    finished since the last call. Deterministic for a seed, whatever `jobs` is.
-    Raises InputError where the two networks do not belong together or there is no region.
+    finished since the last call. Deterministic for a seed, whatever `jobs` is; regions that a time limit leaves out are
+    'unknown' with that reason.
+    Raises InputError where the two networks do not belong together or cannot be asked the criteria, where there is no
+    region, or where the journal to resume is damaged.
     """
     if not regions:
         raise InputError("there is no region to certify; give at least one sample")
     options = options or Options()
     align(float_network, integer_network)
+    options.criteria.check_outputs(integer_network.output.shape[-1])
     started = time.monotonic()
     tasks = [
         _Task(float_network, integer_network, tuple(variants), tuple(regions[k : k + BATCH]), options, k // BATCH)
@@ -206,7 +69,7 @@ def certify(
     ]
     results: list[RegionResult] = []
     proof = ProofSummary(options.proof)
-    for part, summary in _run(tasks, options.jobs):
+    for part, summary in _run(tasks, options, started):
         results.extend(part)
         proof.merge(summary)
         if on_progress is not None:
@@ -234,15 +97,77 @@ class _Task:
     index: int
 
 
-def _run(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[list[RegionResult], ProofSummary]]:
-    if jobs <= 1 or len(tasks) == 1:
-        yield from map(_certify_batch, tasks)
-        return
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=get_context("spawn")) as executor:
-        yield from executor.map(_certify_batch, tasks)
+def _run(tasks: Sequence[_Task], options: Options, started: float) -> Iterator[Batch]:
+    """The batches in order: from the journal, computed, or left out once the time is over."""
+
+    def over() -> bool:
+        return options.time_limit is not None and time.monotonic() - started >= options.time_limit
+
+    with Journal(options.resume) if options.resume is not None else nullcontext() as journal:
+        keys = [_key(task) if journal is not None else "" for task in tasks]
+
+        def finished(index: int) -> Batch | None:
+            return None if journal is None else journal.get(keys[index], tasks[index].regions)
+
+        def keep(index: int, batch: Batch) -> Batch:
+            if journal is not None:
+                journal.put(keys[index], batch)
+            return batch
+
+        if options.jobs <= 1 or len(tasks) == 1:
+            for k, task in enumerate(tasks):
+                yield finished(k) or (_left_out(task) if over() else keep(k, _certify_batch(task)))
+            return
+        with ProcessPoolExecutor(min(options.jobs, len(tasks)), mp_context=get_context("spawn")) as executor:
+            # One batch more than there are processes: none is idle, and few are under way when the time is over.
+            waiting: deque[tuple[int, Future[Batch] | Batch]] = deque()
+            running = 0
+            for k, task in enumerate(tasks):
+                while running > options.jobs or (waiting and not isinstance(waiting[0][1], Future)):
+                    first, batch = waiting.popleft()
+                    if isinstance(batch, Future):
+                        running -= 1
+                        batch = keep(first, batch.result())
+                    yield batch
+                done = finished(k) or (_left_out(task) if over() else None)
+                running += done is None
+                waiting.append((k, executor.submit(_certify_batch, task) if done is None else done))
+            for k, batch in waiting:
+                yield keep(k, batch.result()) if isinstance(batch, Future) else batch
 
 
-def _certify_batch(task: _Task) -> tuple[list[RegionResult], ProofSummary]:
+def _key(task: _Task) -> str:
+    models = (task.float_network.sha256, task.integer_network.sha256)
+    return batch_key(models, (task.integer_network, *task.variants), task.options, task.regions, task.index)
+
+
+def _left_out(task: _Task) -> Batch:
+    """Nothing is proved of these regions but what the output ranges say; their centers are evaluated."""
+    stages = align(task.float_network, task.integer_network)
+    asked = task.options.criteria
+    results = []
+    for region in task.regions:
+        watching = watches(asked, task.float_network)
+        run = Search(task.float_network, task.integer_network, region, np.random.default_rng(0))
+        run.watches = watching
+        run.evaluate(run.region.center[None])
+        found = run.result(watching)
+        difference, logits, output = (published(box) for box in output_ranges(stages, task.integer_network, region))
+        bound, logit = (np.maximum(-box.lo[0], box.hi[0]) for box in (difference, logits))
+        top1: Status = "unknown" if found.disagreement is None else "refuted"
+        epsilon: Status | None = None
+        if asked.epsilon is not None:
+            epsilon = "refuted" if found.error > asked.epsilon else "unknown"
+        norms, logit_norms = (Norms.of(b, np.array([np.inf])) for b in (bound, logit))
+        result = RegionResult(
+            region, difference.lo[0], difference.hi[0], logit, output.lo[0], output.hi[0], top1, None, epsilon,
+            TIME_LIMIT, {}, found, None, 0.0, Facts(norms, logit_norms), _orders(asked, {}, 0, found),
+        )  # fmt: skip
+        results.append(result)
+    return results, ProofSummary(task.options.proof)
+
+
+def _certify_batch(task: _Task) -> Batch:
     from threadpoolctl import threadpool_limits
 
     require_round_to_nearest()
@@ -258,13 +183,26 @@ def _certify_batch(task: _Task) -> tuple[list[RegionResult], ProofSummary]:
         choices = traces(recorder.batches, enclosure.resets, len(task.regions))
         del recorder
         proved, classes = top1_proved(enclosure)
+        asked = options.criteria
+        kept = proofs(asked, enclosure.margins, enclosure.softmax)
         results = []
         for k, region in enumerate(task.regions):
-            found = search(task.float_network, task.integer_network, region, rng, options.evaluations)
+            watching = [w for w in watches(asked, task.float_network) if not kept[w.name][k]]
+            found = search(task.float_network, task.integer_network, region, rng, options.evaluations, watches=watching)
             lower = abstract_lower(stages, task.integer_network, region, rng)
             result = _judge(region, k, enclosure, bool(proved[k]), classes[k], found, lower, options, spent)
-            results.append(replace(result, trace=choices[k]))
+            results.append(replace(result, orders=_orders(asked, kept, k, found), trace=choices[k]))
     return results, summary
+
+
+def _orders(asked: Criteria, proved: dict[str, Flags], k: int, found: SearchResult) -> dict[str, Status]:
+    """The status of each order criterion asked for, in region `k` of its batch."""
+    statuses: dict[str, Status] = {}
+    for name, value in asked.orders().items():
+        if value is not None:
+            kept = name in proved and bool(proved[name][k])
+            statuses[name] = "proved" if kept else "refuted" if name in found.violations else "unknown"
+    return statuses
 
 
 def _judge(
@@ -287,6 +225,7 @@ def _judge(
         region, lower, upper, logit, output.lo, output.hi, top1_status,
         int(classes[0]) if top1 and len(classes) == 1 else None, epsilon_status,
         _reason(top1_status, epsilon_status, enclosure, k), enclosure.sources[k], found, abstract, seconds,
+        facts(enclosure, k, np.maximum(-lower, upper), logit, classes),
     )  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def softmax(op: IntActivation, m: Margins) -> SoftmaxBounds:
     each term is multiplied by exp(d_i - d_j), hence the log-odds move by at most the extremes of d_i - d_j. The
     difference of probabilities is then D(z, e) of the sigmoid with z the log-odds and e that move.
     """
-    odds, shift = _log_odds(m.value), _log_odds_shift(m.difference)
+    odds, shift = log_odds(m.value), _log_odds_shift(m.difference)
     value = relaxation.image("sigmoid", odds)
     difference = relaxation.difference_image("sigmoid", odds, shift)
     integer = relaxation.image("sigmoid", odds + shift)
@@ -167,7 +167,7 @@ def softmax_margins(op: IntActivation, m: Margins) -> Box:
     p_i - p_j = p_i (1 - exp(-(l_i - l_j))) is positive as l_i - l_j is, and then at least the least p_i times the
     rest; both outputs carry the rounding of the integer softmax. Only the lower ends are tight.
     """
-    probability = relaxation.image("sigmoid", _log_odds(m.integer))
+    probability = relaxation.image("sigmoid", log_odds(m.integer))
     gap = 1.0 - np.exp(-np.clip(m.integer.lo, 0.0, 700.0))
     lost = rounding.softmax_error(op, probability)
     lower = probability.lo[:, :, None] * gap * (1 - 1e-12)
@@ -179,7 +179,7 @@ def _others(box: Box) -> npt.NDArray[np.bool_]:
     return ~np.eye(box.lo.shape[1], dtype=bool)[None]
 
 
-def _log_odds(margin: Box) -> Box:
+def log_odds(margin: Box) -> Box:
     """-log sum_{j != i} exp(-(l_i - l_j)) over the box, (B, M); +inf is cut to 800 for a single class."""
     off = _others(margin)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from codesign.verification import head
 from codesign.verification.affine import Array, Box, Form, Pool
 from codesign.verification.align import DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.verification.lstm import LstmPropagation, Pair
+from codesign.verification.norms import probability_sum, sum_of_magnitudes
 from codesign.verification.regions import Region, input_pairs
 from codesign.verification.relaxation import Recorder
 from codesign.verification.rescaling import effective_network
@@ -25,7 +26,9 @@ class Enclosure:
 
     `logits`, `logit_difference`: (B, rows * M) boxes at the last layer before a final softmax (or the output itself).
     `output`, `output_difference`: the same at the network's output. `margins`: one per row.
-    `sources`: share of each noise source in the widest logit difference, per region.
+    `sources`: share of each noise source in the widest logit difference, per region. `hidden`: for each LSTM, the
+    largest bound (B, T) of its units at each step. `logit_sums`, `output_sums`: (B, rows) bounds on the L1 norm of each
+    row's difference. `softmax`: the final softmax, if any.
     """
 
     logits: Box
@@ -37,6 +40,10 @@ class Enclosure:
     sources: tuple[dict[str, float], ...]
     symbols: int
     resets: tuple[npt.NDArray[np.bool_], ...] = ()
+    hidden: tuple[Array, ...] = ()
+    softmax: IntActivation | None = None
+    logit_sums: Array | None = None
+    output_sums: Array | None = None
 
 
 def propagate(
@@ -51,11 +58,13 @@ def propagate(
     pool = Pool()
     rows = input_pairs(regions, integer_network.input, pool)
     final_softmax: IntActivation | None = None
+    hidden: list[Array] = []
     for index, stage in enumerate(stages):
         if isinstance(stage, LstmStage):
             op = stage.int_op
             others = [v for net in variants for v in net.ops if isinstance(v, IntLstm) and v.name == op.name]
             rows = LstmPropagation(stage.float_layer, op, pool, recorder, others).run(rows)
+            hidden.append(np.stack([row.difference_box.mag.max(1) for row in rows], axis=1))
             if stage.last_only:
                 rows = rows[-1:]
         elif isinstance(stage, DenseStage):
@@ -73,7 +82,7 @@ def propagate(
         else:
             place = stage.int_op.name
             rows = [head.elementwise(stage.int_op, row, pool, recorder, place) for row in rows]
-    return _finish(rows, final_softmax, pool)
+    return replace(_finish(rows, final_softmax, pool), hidden=tuple(hidden))
 
 
 def _finish(rows: list[Pair], final_softmax: IntActivation | None, pool: Pool) -> Enclosure:
@@ -81,11 +90,14 @@ def _finish(rows: list[Pair], final_softmax: IntActivation | None, pool: Pool) -
     logits = _stack([row.value_box for row in rows])
     difference = _stack([row.difference_box for row in rows])
     output, output_difference, output_margins = logits, difference, None
+    output_sums = sums = np.stack([sum_of_magnitudes(row.difference, row.difference_box) for row in rows], axis=1)
     if final_softmax is not None:
         bounds = [head.softmax(final_softmax, m) for m in margins]
         output = _stack([b.value for b in bounds])
         output_difference = _stack([b.difference for b in bounds])
         output_margins = tuple(head.softmax_margins(final_softmax, m) for m in margins)
+        sums_of = [probability_sum(b.difference, final_softmax, m) for b, m in zip(bounds, margins, strict=True)]
+        output_sums = np.stack(sums_of, axis=1)
     return Enclosure(
         logits,
         difference,
@@ -96,6 +108,9 @@ def _finish(rows: list[Pair], final_softmax: IntActivation | None, pool: Pool) -
         _sources(rows, pool),
         pool.size,
         tuple(pool.resets),
+        softmax=final_softmax,
+        logit_sums=sums,
+        output_sums=output_sums,
     )
 
 

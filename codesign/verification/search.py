@@ -6,18 +6,20 @@ the observed error beside every bound, and the counterexample that turns 'unknow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from codesign.network import evaluate
 from codesign.network.model import FloatNetwork
-from codesign.quantization.integer import IntegerNetwork
-from codesign.semantics import dequantize, quantize_input, simulate
+from codesign.quantization.integer import IntActivation, IntegerNetwork
+from codesign.semantics import dequantize, quantize_input, simulate, simulate_trace
 from codesign.verification.affine import Array
 from codesign.verification.gradient import input_gradient
 from codesign.verification.regions import Region
+from codesign.verification.violations import Watch, hunt
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -28,6 +30,8 @@ class SearchResult:
 
     `error`: largest |integer - float| over all outputs, at `worst` (T, D). `per_output`: largest for each output.
     `disagreement`: an input on which both networks choose another class, if one was found. `evaluations`: exact ones.
+    `logit_error`: |integer - float| before a final softmax at `worst` and at the center. `violations`: an input for
+    each order criterion that was refuted.
     """
 
     error: float
@@ -35,16 +39,20 @@ class SearchResult:
     worst: Float32Array
     disagreement: Float32Array | None
     evaluations: int
+    logit_error: float = 0.0
+    violations: dict[str, Float32Array] = field(default_factory=dict)
 
 
 class _Region:
-    """Draws float32 inputs that lie inside a region."""
+    """Draws float32 inputs that lie inside a region; of a grid region, dequantized inputs (rounded to float32) only."""
 
     def __init__(self, region: Region, step: float, rng: np.random.Generator) -> None:
+        self.on_grid = region.kind == "grid"
         # float32 values inside the real box: round the ends inward.
         lo, hi = region.lo.astype(np.float32), region.hi.astype(np.float32)
-        lo = np.where(lo < region.lo, np.nextafter(lo, np.float32(np.inf)), lo)
-        hi = np.where(hi > region.hi, np.nextafter(hi, np.float32(-np.inf)), hi)
+        if not self.on_grid:
+            lo = np.where(lo < region.lo, np.nextafter(lo, np.float32(np.inf)), lo)
+            hi = np.where(hi > region.hi, np.nextafter(hi, np.float32(-np.inf)), hi)
         center = np.asarray(region.center, dtype=np.float32)
         self.lo, self.hi = np.minimum(lo, hi), np.maximum(lo, hi)
         pinched = lo > hi
@@ -54,6 +62,8 @@ class _Region:
         self.step, self.rng = step, rng
 
     def clip(self, x: Float32Array | Array) -> Float32Array:
+        if self.on_grid:
+            x = np.rint(x.astype(np.float64) / self.step) * self.step
         return np.clip(x.astype(np.float32), self.lo, self.hi)
 
     def corners(self, count: int) -> Float32Array:
@@ -91,6 +101,7 @@ class Search:
         self.error = -1.0
         self.per_output: Array | None = None
         self.disagreement: Float32Array | None = None
+        self.watches: Sequence[Watch] = ()
 
     def evaluate(self, x: Float32Array) -> tuple[Array, Array]:
         """(errors, float outputs), each (B, outputs); records the worst."""
@@ -113,6 +124,8 @@ class Search:
             differ = (exact.argmax(-1) != integer.argmax(-1)).reshape(len(x), -1).any(1)
             if differ.any():
                 self.disagreement = x[int(np.argmax(differ))]
+        for watch in self.watches:
+            watch.observe(x, exact, integer)
 
     def maximize_error(self, evaluations: int, population: int = 128) -> None:
         """Evolutionary hill climbing from the center, corners, uniform points and quantiser thresholds."""
@@ -172,9 +185,29 @@ class Search:
                 return
             low, high = float(at[change - 1]), float(at[change])
 
-    def result(self) -> SearchResult:
+    def result(self, watches: Sequence[Watch] = ()) -> SearchResult:
         assert self.per_output is not None
-        return SearchResult(self.error, self.per_output, self.worst, self.disagreement, self.evaluations)
+        violations = {w.name: w.violation for w in watches if w.violation is not None}
+        return SearchResult(
+            self.error,
+            self.per_output,
+            self.worst,
+            self.disagreement,
+            self.evaluations,
+            self._logit_error(),
+            violations,
+        )
+
+    def _logit_error(self) -> float:
+        """Before a final softmax, at the worst input and the center."""
+        x = np.stack([self.worst, self.region.center])
+        exact = evaluate(self.float_network, x, logits=True)
+        outputs = simulate_trace(self.integer_network, quantize_input(self.integer_network, x)).outputs
+        ops = self.integer_network.ops
+        final = ops[-1]
+        last = -2 if isinstance(final, IntActivation) and final.kind == "softmax" else -1
+        integer = dequantize(ops[last].output, outputs[last])
+        return float(np.abs(integer.reshape(2, -1) - exact.reshape(2, -1)).max())
 
 
 def search(
@@ -184,10 +217,17 @@ def search(
     rng: np.random.Generator,
     evaluations: int,
     gradient: bool = True,
+    watches: Sequence[Watch] = (),
 ) -> SearchResult:
-    """Spend about `evaluations` exact evaluations on the largest error and, by gradient, on a class disagreement."""
+    """Spend about `evaluations` exact evaluations on the largest error and, by gradient, on a class disagreement.
+
+    Each of `watches` judges these, and gets a third as many of its own where they do not violate it.
+    """
     run = Search(float_network, integer_network, region, rng)
+    run.watches = watches
     if gradient:
         run.follow_gradient()
     run.maximize_error(evaluations)
-    return run.result()
+    for watch in watches:
+        hunt(run, watch, evaluations // 3)
+    return run.result(watches)

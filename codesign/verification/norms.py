@@ -1,0 +1,120 @@
+"""Norms of the output difference, and least margins of a class, from certified boxes and shared symbols.
+
+Everything is rounded outward: sums of n non-negative terms are off by at most gamma(n) relatively.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.quantization.integer import IntActivation
+from codesign.verification import head, relaxation, rounding
+from codesign.verification.affine import Array, Box, Form, gamma, up
+from codesign.verification.head import Margins
+
+MAX_SIGNED = 6  # outputs up to which the L1 norm is taken over all sign patterns of the affine forms
+_ROOM = 1.0 + 1e-13
+
+
+def sum_of_magnitudes(form: Form, box: Box) -> Array:
+    """Upper bounds (B,) of sum_i |d_i|: of the box, or of the largest signed sum of the forms where that is less.
+
+    sum_i |d_i| = max over signs s of sum_i s_i d_i; s @ (center + G eps) is at most |s @ center| + sum_k |(s @ G)_k|.
+    """
+    outputs = box.lo.shape[1]
+    total = box.mag.sum(1) * (1 + gamma(outputs))
+    if not 1 < outputs <= MAX_SIGNED:
+        return up(total)
+    signs = np.array([(1.0, *rest) for rest in product((1.0, -1.0), repeat=outputs - 1)])
+    width = form.generators.shape[-1]
+    lost = form.error.sum(1) + gamma(width + 2 * outputs) * form.magnitude.sum(1)
+    best = np.zeros(len(total))
+    for s in signs:
+        value = np.abs(form.center @ s) + np.abs(np.einsum("i,bik->bk", s, form.generators)).sum(1)
+        best = np.maximum(best, value)
+    return up(np.minimum(total, up(best * (1 + gamma(width)) + lost)))
+
+
+def probability_sum(difference: Box, softmax: IntActivation, m: Margins) -> Array:
+    """Upper bounds (B,) of sum_i |q_i - p_i| for probabilities, (B, M) differences with all rounding included.
+
+    Both real softmaxes sum to 1, so positive and negative parts differ by the roundings alone: the sum is at most twice
+    either part, and those roundings.
+    """
+    outputs = difference.lo.shape[1]
+    lost = rounding.softmax_error(softmax, relaxation.image("sigmoid", head.log_odds(m.integer)))
+    gains, losses = np.maximum(difference.hi, 0.0).sum(1), np.maximum(-difference.lo, 0.0).sum(1)
+    lowest, highest = np.maximum(-lost.lo, 0.0).sum(1), np.maximum(lost.hi, 0.0).sum(1)
+    room = 1 + 4 * gamma(outputs)
+    return up(np.minimum(difference.mag.sum(1), np.minimum(2 * gains + lowest, 2 * losses + highest)) * room)
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Upper bounds of the norms of the difference over a whole output, all steps together."""
+
+    linf: float
+    l2: float
+    l1: float
+
+    @staticmethod
+    def of(bound: Array, sums: Array) -> Norms:
+        """From a bound per output (rows * M,) and on the sum of magnitudes per row (rows,).
+
+        ||d||_2^2 is at most the sum of squared bounds, and at most ||d||_inf ||d||_1.
+        """
+        rows = bound.reshape(len(sums), -1)
+        largest = rows.max(1)
+        l1 = np.minimum(sums, rows.sum(1) * (1 + gamma(rows.shape[1])))
+        squares = np.minimum((rows**2).sum(1), largest * l1) * (1 + gamma(rows.shape[1]))
+        n = len(sums)
+        return Norms(
+            float(bound.max()),
+            float(up(np.sqrt(squares.sum() * (1 + gamma(n))))),
+            float(up(l1.sum() * (1 + gamma(n)))),
+        )
+
+    def to_json(self) -> dict[str, float]:
+        return {"linf": self.linf, "l2": self.l2, "l1": self.l1}
+
+
+def probability_margin(m: Box) -> Array:
+    """Lower bounds (B, M, M) of p_i - p_j of the real softmax, from ranges of l_i - l_j.
+
+    p_i - p_j = p_i (1 - exp(l_j - l_i)) = -p_j (1 - exp(l_i - l_j)).
+    """
+    p = relaxation.image("sigmoid", head.log_odds(m))
+    above = p.lo[:, :, None] * -np.expm1(-np.clip(m.lo, 0.0, 700.0)) / _ROOM
+    below = p.hi[:, None, :] * -np.expm1(np.clip(m.lo, -700.0, 0.0)) * _ROOM
+    return np.asarray(np.where(m.lo > 0, above, -np.minimum(below, 1.0)) - 1e-15)
+
+
+def class_margins(
+    rows: Sequence[Margins], outputs: Sequence[Box] | None, winners: npt.NDArray[np.intp], region: int
+) -> list[dict[str, float | int]]:
+    """For each row of a region, how far at least class `winners[row]` is above every other: logits and probabilities of
+    the float and of the integer network. `outputs`: margins of the integer softmax's own output, roundings included."""
+    found: list[dict[str, float | int]] = []
+    for row, m in enumerate(rows):
+        winner = int(winners[row])
+        classes = m.value.lo.shape[1]
+        if classes < 2:
+            continue
+        rest = np.arange(classes) != winner
+        real = probability_margin(m.value)
+        integer = probability_margin(m.integer) if outputs is None else outputs[row].lo
+        least = {
+            "float_logit": m.value.lo,
+            "integer_logit": m.integer.lo,
+            "float_probability": real,
+            "integer_probability": integer,
+        }
+        found.append(
+            {"class": winner, **{name: float(lower[region, winner, rest].min()) for name, lower in least.items()}}
+        )
+    return found

@@ -1,0 +1,183 @@
+"""Options and results of a certification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from codesign.errors import InputError
+from codesign.network.model import FloatNetwork
+from codesign.quantization.integer import IntegerNetwork
+from codesign.verification.affine import Array
+from codesign.verification.audit import ProofMode, ProofSummary
+from codesign.verification.criteria import ORDER_CRITERIA, Criteria, Status
+from codesign.verification.facts import Facts
+from codesign.verification.regions import Region
+from codesign.verification.search import SearchResult
+from codesign.verification.trace import Trace
+
+TIME_LIMIT = "time limit"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Parameters of a run. `evaluations`: exact ones per region in the adversarial search.
+
+    No batch of regions is started after `time_limit` seconds. `resume`: a journal of finished batches, to go on from.
+    """
+
+    criteria: Criteria = field(default_factory=Criteria)
+    seed: int = 0
+    jobs: int = 1
+    evaluations: int = 1000
+    proof: ProofMode = "audit"
+    audit_sample: int = 25  # obligations per batch of regions
+    prover: str = "auto"
+    time_limit: float | None = None
+    resume: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.time_limit is not None and not (np.isfinite(self.time_limit) and self.time_limit >= 0):
+            raise InputError(f"the time limit {self.time_limit} is not a time; give --time-limit SECONDS, at least 0")
+
+
+@dataclass(frozen=True, eq=False)
+class RegionResult:
+    """One region: certified bounds, what was observed, and verdicts.
+
+    `lower`, `upper`: certified range of integer - float for each output; `bound` the larger magnitude. `logit_bound`
+    is the same before a final softmax, `abstract` the abstract model's worst case from below, on the logits.
+    `output_lo`, `output_hi`: certified range of the float network's outputs. `orders`: status of each order criterion
+    that was asked for. `reason`: why something is unknown.
+    """
+
+    region: Region
+    lower: Array
+    upper: Array
+    logit_bound: Array
+    output_lo: Array
+    output_hi: Array
+    top1: Status
+    top1_class: int | None
+    epsilon: Status | None
+    reason: str
+    sources: dict[str, float]
+    found: SearchResult
+    abstract: Array | None
+    seconds: float
+    facts: Facts
+    orders: dict[str, Status] = field(default_factory=dict)
+    trace: Trace | None = None  # None: the run cannot be replayed
+
+    @property
+    def bound(self) -> Array:
+        return np.maximum(-self.lower, self.upper)
+
+    @property
+    def bound_max(self) -> float:
+        return float(self.bound.max())
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **self.region.describe(),
+            "bound": self.bound.tolist(),
+            "bound_max": self.bound_max,
+            "difference_lo": self.lower.tolist(),
+            "difference_hi": self.upper.tolist(),
+            "logit_bound": self.logit_bound.tolist(),
+            "float_lo": self.output_lo.tolist(),
+            "float_hi": self.output_hi.tolist(),
+            "observed_max": self.found.error,
+            "observed_logit_max": self.found.logit_error,
+            "abstract_lower": None if self.abstract is None else float(self.abstract.max()),
+            "observed": self.found.per_output.tolist(),
+            "evaluations": self.found.evaluations,
+            "top1": self.top1,
+            "top1_class": self.top1_class,
+            "epsilon": self.epsilon,
+            **{name: self.orders.get(name) for name in ORDER_CRITERIA},
+            **self.facts.to_json(),
+            "reason": self.reason,
+            "sources": self.sources,
+            "counterexample": next(iter(self.counterexamples()), None),
+            "counterexamples": self.counterexamples(),
+            "seconds": self.seconds,
+        }
+
+    def counterexamples(self) -> list[dict[str, object]]:
+        """An input for each refuted criterion; the exact outputs can be recomputed from it."""
+        found: list[dict[str, object]] = []
+        if self.top1 == "refuted" and self.found.disagreement is not None:
+            found.append({"criterion": "top1", "input": self.found.disagreement.tolist()})
+        if self.epsilon == "refuted":
+            found.append({"criterion": "epsilon", "input": self.found.worst.tolist()})
+        for name, status in self.orders.items():
+            if status == "refuted":
+                found.append({"criterion": name, "input": self.found.violations[name].tolist()})
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Certification:
+    """Everything a certificate states; `counted[k]` says whether region k counts for the top-1 share."""
+
+    float_network: FloatNetwork
+    integer_network: IntegerNetwork
+    regions: tuple[RegionResult, ...]
+    counted: tuple[bool, ...]
+    options: Options
+    proof: ProofSummary
+    profiles: tuple[str, ...]
+    seconds: float
+
+    def _share(self, statuses: Sequence[Status]) -> float:
+        chosen = [r.top1 in statuses for r, c in zip(self.regions, self.counted, strict=True) if c]
+        return float(np.mean(chosen)) if chosen else 0.0
+
+    @property
+    def top1_share(self) -> float:
+        """Share of counted regions with a proved equal top-1 class."""
+        return self._share(("proved",))
+
+    @property
+    def epsilon_verdict(self) -> Status | None:
+        if self.options.criteria.epsilon is None:
+            return None
+        return weakest([r.epsilon or "unknown" for r in self.regions])
+
+    @property
+    def top1_verdict(self) -> Status | None:
+        wanted = self.options.criteria.top1_share
+        if wanted is None:
+            return None
+        if self.top1_share >= wanted:
+            return "proved"
+        return "unknown" if self._share(("proved", "unknown")) >= wanted else "refuted"
+
+    def order_verdict(self, name: str) -> Status | None:
+        """Of 'top1_above', 'topk' or 'ranking' over all regions; None where it was not asked for."""
+        if self.options.criteria.orders()[name] is None:
+            return None
+        return weakest([r.orders.get(name, "unknown") for r in self.regions])
+
+    @property
+    def verdict(self) -> Status:
+        """Of the criteria asked for; with none asked, of 'the same top-1 class on every region'.
+
+        A bound whose proof obligations were not all discharged proves nothing.
+        """
+        orders = [self.order_verdict(name) for name in ORDER_CRITERIA]
+        asked = [v for v in (self.epsilon_verdict, self.top1_verdict, *orders) if v is not None]
+        verdict = weakest(asked or [r.top1 for r in self.regions])
+        return "unknown" if verdict == "proved" and not self.proof.ok else verdict
+
+
+def weakest(statuses: Sequence[Status]) -> Status:
+    order: tuple[Status, ...] = ("refuted", "unknown")
+    for status in order:
+        if status in statuses:
+            return status
+    return "proved"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from codesign.certificate import certificate_document, hil_regions
+from codesign.certificate import certificate_document, hil_regions, proof_content, seal, write_certificate
 from codesign.errors import InputError
 from codesign.network import FloatNetwork, evaluate, load_network
 from codesign.quantization import (
@@ -33,14 +33,13 @@ from codesign.quantization import (
     read_integer_network,
     with_profile,
 )
-from codesign.verification import Options, Region, ball, domain_region, input_domain
+from codesign.verification import Neighbourhood, Options, RegionKind, input_domain, parse_radius, select
 from codesign.verification import certify as certify_regions
 
 if TYPE_CHECKING:
     from codesign.toolchain import Build
 
 PathLike = str | Path
-RegionKind = Literal["ball", "domain"]
 DEFAULT_SAMPLES = 50
 DEPLOY_SAMPLES = 200
 _PROFILES: tuple[Profile, ...] = ("tflm-double", "tflm-float")
@@ -73,42 +72,6 @@ def calibration(model: PathLike, path: PathLike | None = None) -> Calibration:
     return load_calibration(path or default_calibration_path(model), network.input_shape)
 
 
-def parse_radius(text: str | float, scale: float) -> float:
-    """A radius in input units: a number, or '2lsb' for two steps of the input quantisation. InputError otherwise."""
-    try:
-        if isinstance(text, str) and text.strip().lower().endswith("lsb"):
-            return float(text.strip()[:-3] or "1") * scale
-        return float(text)
-    except ValueError:
-        raise InputError(
-            f"the radius '{text}' is not a number; give input units such as 0.01, or quantisation steps such as 1lsb"
-        ) from None
-
-
-@dataclass(frozen=True)
-class _Selection:
-    regions: tuple[Region, ...]
-    samples: tuple[int | None, ...]
-    counted: tuple[bool, ...]
-
-
-def _select(
-    network: FloatNetwork, data: Calibration, kind: RegionKind, radius: float, samples: int, bounds: Any
-) -> _Selection:
-    if kind == "domain":
-        return _Selection((domain_region(bounds, network.input_shape[0]),), (None,), (True,))
-    if samples < 1:
-        raise InputError(f"cannot certify {samples} samples; give --samples N with N at least 1")
-    count = min(samples, len(data.x))
-    regions = tuple(ball(str(k), data.x[k], radius, bounds) for k in range(count))
-    counted = [True] * count
-    if data.y is not None:
-        classes = evaluate(network, data.x[:count]).argmax(-1)
-        if classes.ndim == 1:
-            counted = [bool(a == b) for a, b in zip(classes, data.y[:count], strict=True)]
-    return _Selection(regions, tuple(range(count)), tuple(counted))
-
-
 def certify(
     float_network: FloatNetwork,
     integer_network: IntegerNetwork,
@@ -119,16 +82,22 @@ def certify(
     domain: tuple[float, float] | None = None,
     options: Options | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    output: PathLike | None = None,
+    around: Neighbourhood | None = None,
 ) -> dict[str, Any]:
     """Certify |integer - float| and give the content of certificate.json.
 
+    `output`: writes it there, and beside it NAME.proof.npz, which 'codesign check' needs.
+
     Regions: the L-inf ball of `radius` around each of the first `samples` samples, clipped to the domain; or the whole
-    domain box. The domain is `domain` for every feature, else each feature's range in the data. The bounds hold for
+    domain box; `around` changes the balls (noise, a fixed prefix, the quantisation grid) or names a file of regions. The
+    domain is `domain` for every feature, else each feature's range in the data. The bounds hold for
     both scale-product forms of TFLM's reference semantics. `on_progress` gets (regions done, regions in all).
     """
     bounds = input_domain(data.x, domain)
-    step = parse_radius(radius, integer_network.input.scale)
-    chosen = _select(float_network, data, region, step, samples, bounds)
+    chosen = select(
+        float_network, integer_network.input, data, region, radius, samples, bounds, around or Neighbourhood()
+    )
     done = 0
 
     def advance(count: int) -> None:
@@ -146,7 +115,11 @@ def certify(
         profile_variants(integer_network),
         advance,
     )
-    return certificate_document(result, chosen.samples, bounds)
+    proof = proof_content(result)
+    document = seal(certificate_document(result, chosen.samples, bounds), proof)
+    if output is not None:
+        write_certificate(document, Path(output), proof)
+    return document
 
 
 def profile_variants(network: IntegerNetwork) -> list[IntegerNetwork]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from codesign import api
-from codesign.certificate import write_certificate
 from codesign.errors import InputError
 from codesign.network import load_network
 from codesign.quantization import convert, default_calibration_path, load_calibration, read_integer_network
@@ -86,9 +85,8 @@ def deploy(
         tell("convert", 1, 1)
         certificate = api.certify(
             network, integer, data, options.radius, options.samples, options.region, options.domain,
-            options.verification, lambda done, total: tell("certify", done, total),
+            options.verification, lambda done, total: tell("certify", done, total), folder / "certificate.json",
         )  # fmt: skip
-        write_certificate(certificate, folder / "certificate.json")
         tell("build", 0, 0)
         firmware = api.build(integer, board, folder / "firmware")
         shutil.copyfile(firmware.elf, folder / "firmware.elf")

@@ -8,12 +8,17 @@ from codesign.certificate.document import (
     validate_certificate,
     write_certificate,
 )
+from codesign.certificate.proof_file import digest, proof_content, proof_path, seal
 
 __all__ = [
     "SCHEMA_ID",
     "certificate_document",
+    "digest",
     "hil_regions",
     "load_certificate",
+    "proof_content",
+    "proof_path",
+    "seal",
     "validate_certificate",
     "write_certificate",
 ]

@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from codesign.certificate.proof_file import proof_path
 from codesign.errors import InputError
 from codesign.files import write_atomically
+from codesign.proof.arithmetic import arithmetic_facts
+from codesign.quantization import with_profile
 from codesign.verification import Certification
 from codesign.verification.affine import Array
 from codesign.verification.certify import METHOD
@@ -96,6 +99,7 @@ def certificate_document(
             "top1": {s: sum(r.top1 == s for r in c.regions) for s in ("proved", "refuted", "unknown")},
         },
         "proof": c.proof.to_json(),
+        "arithmetic": arithmetic_facts([with_profile(network, profile) for profile in c.profiles]),  # type: ignore[arg-type]
         "regions": regions,
         "seconds": c.seconds,
         "versions": _versions(),
@@ -138,9 +142,11 @@ def validate_certificate(document: object) -> dict[str, Any]:
     return document
 
 
-def write_certificate(document: dict[str, Any], path: Path) -> None:
-    """Validate and write; never half-written."""
+def write_certificate(document: dict[str, Any], path: Path, proof: bytes | None = None) -> None:
+    """Validate and write, the proof beside it; never half-written."""
     validate_certificate(document)
+    if proof is not None:
+        write_atomically(proof_path(path), proof)
     write_atomically(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
 
 

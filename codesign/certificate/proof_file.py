@@ -62,7 +62,7 @@ def seal(document: dict[str, Any], proof: bytes | None) -> dict[str, Any]:
 
 
 def digest(document: dict[str, Any]) -> str:
-    """SHA-256 of the document without its digest: keys sorted, no blanks, shortest decimals that give the number back."""
+    """SHA-256 of the document without its digest: keys sorted, no blanks, shortest decimals that round-trip."""
     content = {key: value for key, value in document.items() if key != "digest"}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -93,7 +93,6 @@ def certify(
 ) -> None:  # fmt: skip
     """Prove bounds on |INT8 - FLOAT| that hold for every input of each region."""
     from codesign import api
-    from codesign.certificate import write_certificate
     from codesign.cli.progress import Progress
     from codesign.cli.text import print_certificate
     from codesign.files import require_folder
@@ -105,10 +104,8 @@ def certify(
     data = api.calibration(float_model, calibration)
     with Progress(quiet=as_json) as progress:
         document = api.certify(
-            network, integer, data, radius, samples, region, domain, options, progress.stage("certify")  # type: ignore[arg-type]
+            network, integer, data, radius, samples, region, domain, options, progress.stage("certify"), output  # type: ignore[arg-type]
         )  # fmt: skip
-    if output is not None:
-        write_certificate(document, output)
     if as_json:
         click.echo(json.dumps(document, allow_nan=False))
     else:

@@ -11,6 +11,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from codesign.checker.claims import check_arithmetic, check_bounds, check_conclusions, check_statuses
 from codesign.checker.document import Claims, read_claims
 from codesign.checker.facts import Facts
@@ -18,6 +20,7 @@ from codesign.checker.forms import require_round_to_nearest
 from codesign.checker.proof_file import Choices
 from codesign.checker.replay import Bounds, replay
 from codesign.checker.result import CannotCheck, Invalid
+from codesign.errors import InputError
 
 Verdict = Literal["valid", "invalid", "cannot check"]
 CHUNK = 8  # regions replayed together
@@ -137,3 +140,32 @@ def replay_regions(claims: Claims, rows: slice, keep: bool = False) -> tuple[Fac
             claims.network, claims.integers, claims.proof.lo[rows], claims.proof.hi[rows], claims.on_grid[rows], facts
         )
     return facts, bounds
+
+
+def export_obligations(
+    certificate: Path,
+    float_path: Path,
+    int8_path: Path,
+    region: int,
+    folder: Path,
+    sample: int | None = None,
+    seed: int = 0,
+) -> int:
+    """Write one region's facts as SMT-LIB 2 files (`codesign.proof.exchange`), all or a seeded sample; their number.
+
+    InputError where the certificate is not consistent, or has no such region.
+    """
+    from codesign.proof.exchange import write_folder
+
+    try:
+        claims = read_claims(certificate, float_path, int8_path)
+        if not 0 <= region < len(claims.regions):
+            raise InputError(f"there is no region {region}; the certificate has {len(claims.regions)}, counted from 0")
+        obligations = list(replay_regions(claims, slice(region, region + 1), keep=True)[0].obligations())
+    except (Invalid, CannotCheck) as error:
+        raise InputError(f"the certificate cannot be replayed: {error}") from None
+    if sample is not None:
+        picks = np.random.default_rng(seed).choice(len(obligations), min(sample, len(obligations)), replace=False)
+        obligations = [obligations[k] for k in sorted(picks)]
+    write_folder(obligations, folder)
+    return len(obligations)

@@ -11,6 +11,7 @@ import click
 
 from codesign import __version__
 from codesign.cli import options as opt
+from codesign.cli.check_commands import check, obligations
 from codesign.cli.firmware_commands import bench, export, size
 from codesign.cli.hil_commands import boards, hil
 from codesign.errors import CodesignError
@@ -41,6 +42,8 @@ def main() -> None:
 
 main.add_command(hil)
 main.add_command(boards)
+main.add_command(check)
+main.add_command(obligations)
 main.add_command(bench)
 main.add_command(size)
 main.add_command(export)

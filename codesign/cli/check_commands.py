@@ -1,0 +1,92 @@
+"""check, obligations: the independent checker, and obligations for a stock dReal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from codesign.cli import options as opt
+
+_PROVERS = click.Choice(["auto", "closed-form", "icp", "dreal"])
+
+
+def _models(command: opt.F) -> opt.F:
+    for name, text in (("--int8", "The int8 .tflite."), ("--float", "The float model (.h5, .keras, .tflite).")):
+        command = click.option(name, f"{name[2:]}_model", type=opt.FILE, required=True, help=text)(command)
+    return command
+
+
+@click.command()
+@click.argument("certificate", type=opt.FILE)
+@_models
+@click.option("--prover", type=_PROVERS, help="Have every nonlinear fact proved by this solver as well (slower).")
+@click.option("--jobs", type=int, default=1, show_default=True, help="Processes.")
+@opt.as_json
+def check(certificate: Path, float_model: Path, int8_model: Path, prover: str | None, jobs: int, as_json: bool) -> None:
+    """Check CERTIFICATE from scratch: derive every bound again and say valid, or invalid with the first bad item.
+
+    Needs the proof file NAME.proof.npz beside it. Exit codes: 0 valid, 1 invalid or not checkable, 2 bad input.
+    """
+    from codesign.checker import check as run
+    from codesign.cli.progress import Progress
+    from codesign.errors import InputError
+
+    if jobs < 1:
+        raise InputError(f"cannot use {jobs} processes; give --jobs N with N at least 1")
+    with Progress(quiet=as_json) as progress:
+        result = run(certificate, float_model, int8_model, prover, jobs, progress.stage("check"))
+    if as_json:
+        click.echo(json.dumps(asdict(result)))
+    else:
+        click.echo(f"{result.verdict}: {result.item}" if result.item else result.verdict)
+        if result.verdict == "valid":
+            click.echo(
+                f"{result.regions} regions, {result.facts} nonlinear facts derived in {result.seconds:.1f} s"
+                + "".join(f"; {count} proved by {name}" for name, count in sorted(result.provers.items()))
+            )
+    sys.exit(0 if result.verdict == "valid" else 1)
+
+
+@click.group()
+def obligations() -> None:
+    """Proof obligations as SMT-LIB 2 files for a stock dReal 4, and its answers read back."""
+
+
+@obligations.command("export")
+@click.argument("certificate", type=opt.FILE)
+@_models
+@click.option("--region", type=int, default=0, show_default=True, help="Index of the region whose facts are written.")
+@click.option("--sample", type=int, help="Write only this many, drawn by --seed [default: all].")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-o", "--output", type=opt.FILE, required=True, help="Folder for the .smt2 files; must not exist.")
+def export(
+    certificate: Path, float_model: Path, int8_model: Path, region: int, sample: int | None, seed: int, output: Path
+) -> None:
+    """Write the nonlinear facts of one region of CERTIFICATE, a file each; each holds if dReal answers unsat."""
+    from codesign.checker import export_obligations
+
+    count = export_obligations(certificate, float_model, int8_model, region, output, sample, seed)
+    click.echo(f"{count} obligations in {output}. Next, for each: dreal NAME.smt2 > NAME.out")
+    click.echo(f"Then: codesign obligations read {output}")
+
+
+@obligations.command("read")
+@click.argument("folder", type=opt.FILE)
+@opt.as_json
+def read(folder: Path, as_json: bool) -> None:
+    """Read dReal's answers NAME.out in FOLDER: only 'unsat' proves. Exit code 1 unless every obligation is proved."""
+    from codesign.proof.exchange import read_answers
+
+    result = read_answers(folder)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(", ".join(f"{len(names)} {status}" for status, names in result.items()))
+        for status in ("delta-sat", "unreadable", "missing"):
+            for name in result[status][:5]:
+                click.echo(f"  {status}: {name}")
+    sys.exit(0 if result["proved"] and not any(result[s] for s in ("delta-sat", "unreadable", "missing")) else 1)

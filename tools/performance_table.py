@@ -22,8 +22,8 @@ def main(path: str) -> None:
                     sys.exit(f"{core} {weights} {level}: not bit-exact")
                 step = f"{r['step']['instructions']:,}" if r["step"] else "-"
                 print(
-                    f"| {r['core_title']} | {weights} | -{level} | {r['instructions']:,} | {r['instructions_per_mac']:.2f} "
-                    f"| {step} | {r['flash_bytes']:,} | {r['code_bytes']:,} | {r['ram_bytes']:,} | {r['stack_bytes']} |"
+                    f"| {r['core_title']} | {weights} | -{level} | {r['instructions']:,} "
+                    f"| {r['instructions_per_mac']:.2f} | {step} | {r['flash_bytes']:,} | {r['code_bytes']:,} | {r['ram_bytes']:,} | {r['stack_bytes']} |"
                 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -39,7 +40,10 @@ def test_example_notices_a_wrong_weight(tmp_path: Path, find_network: Find) -> N
     folder = tmp_path / "lib"
     export_library(find_network("stacked"), folder)
     model = folder / "src" / "codesign_model.c"
-    model.write_text(model.read_text().replace("op0_weights[80] = {\n    0x", "op0_weights[80] = {\n    0x7", 1))
+    text = model.read_text()
+    start = text.index("op0_weights[")
+    third = [match for match in re.finditer(r"0x[0-9A-F]+", text) if match.start() > start][2]
+    model.write_text(f"{text[: third.start()]}{int(third[0], 16) ^ 0x40:#x}{text[third.end() :]}")
     sources = [*sorted((folder / "src").glob("*.c")), folder / "examples" / "basic" / "main.c"]
     run("gcc", "-O1", "-I", folder / "include", "-I", folder / "src", *sources, "-o", tmp_path / "example")
     done = subprocess.run([str(tmp_path / "example")], capture_output=True, text=True, check=False)

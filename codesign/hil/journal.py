@@ -106,7 +106,7 @@ class Journal:
 
     def _parsed(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            entry = json.loads(line)
+            entry = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict):

@@ -15,6 +15,7 @@ from codesign.resources import resource_dir
 T = TypeVar("T")
 
 DEFAULT_STACK_BYTES = 8192
+MAX_FILE_BYTES = 1 << 20
 CORES = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
 CORES_WITHOUT_DWT = ("cortex-m0", "cortex-m0plus")
 
@@ -191,9 +192,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"board file {path.name} is too large: a board takes less than {MAX_FILE_BYTES} bytes")
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"board file {path.name} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise InputError(f"board file {path.name} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        # Also numbers of thousands of digits, text that is not UTF-8, and tables nested without end.
+        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "it is not a board's"
+        raise InputError(f"board file {path.name} is not valid TOML: {reason}") from None
 
 
 class _Table:
@@ -214,6 +221,8 @@ class _Table:
             raise self.fail(f"'{key}' is missing")
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.fail(f"'{key}' has to be of type {kind.__name__}")
+        if isinstance(value, int) and abs(value) > 1 << 32:
+            raise self.fail(f"'{key}' has to fit 32 bits")
         return value
 
     def label(self, key: str) -> str:

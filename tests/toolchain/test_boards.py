@@ -8,6 +8,7 @@ import pytest
 from codesign.errors import InputError
 from codesign.resources import resource_dir
 from codesign.toolchain import list_boards, load_board
+from codesign.toolchain.boards import CORES
 
 F746 = (resource_dir("boards") / "nucleo_f746.toml").read_text()
 
@@ -15,11 +16,16 @@ F746 = (resource_dir("boards") / "nucleo_f746.toml").read_text()
 def test_every_board_loads() -> None:
     names = list_boards()
     assert {"nucleo_f746", "mps2_an386", "mps2_an500", "nucleo_f446", "netduinoplus2"} <= set(names)
+    assert len(names) >= 10
+    cores = set()
     for name in names:
         board = load_board(name)
+        cores.add(board.core)
         assert board.name == name
-        assert board.flash.size >= 256 * 1024
-        assert board.ram.size >= 64 * 1024
+        assert board.flash.size >= 128 * 1024
+        assert board.ram.size >= 16 * 1024
+        assert (board.flashing is not None) or (board.emulator is not None)
+    assert cores == set(CORES)
 
 
 def test_nucleo_f746_has_the_real_memory_map() -> None:
@@ -79,8 +85,20 @@ def test_board_from_a_path(tmp_path: Path) -> None:
         ('support = "stm32f7"', 'support = "avr"', "no board support 'avr'"),
         ("stack_bytes = 8192", "stack_bytes = 8191", "multiple of 8"),
         ("stack_bytes = 8192", "stack_bytes = 800000", "more than the RAM"),
-        ('config = "board/st_nucleo_f7.cfg"', 'config = "x; rm -rf"', "openocd scripts"),
+        ('config = "board/st_nucleo_f7.cfg"', 'config = "x; rm -rf"', "openocd's own scripts"),
+        ('config = "board/st_nucleo_f7.cfg"', 'config = "../evil.cfg"', "openocd's own scripts"),
+        ('config = "board/st_nucleo_f7.cfg"', 'config = "/tmp/evil.cfg"', "openocd's own scripts"),
+        ("[[0x0483, 0x374b],", "[[0x0483, -1],", "numbers of 16 bits"),
+        ("[[0x0483, 0x374b],", "[[0x0483, true],", "numbers of 16 bits"),
         ('kind = "dwt"', 'kind = "sundial"', "'kind' is 'sundial'"),
+        ('kind = "dwt"', 'kind = "board"', "has no counter of its own"),
+        ('core = "cortex-m7"', 'core = "cortex-m0"', "cortex-m0 has no DWT cycle counter"),
+        (", af = 7", "", "needs 'af' in 'pins'"),
+        ('support = "stm32f7"', 'support = "stm32f1"', "has no 'af' in 'pins'"),
+        ("baud = 115200", "baud = 99999999999999999999", "'baud' has to fit 32 bits"),
+        ("baud = 115200", "baud = 1" + 5000 * "0", "not valid TOML"),
+        ("name = ", "x = " + 20_000 * "[" + "\nname = ", "not valid TOML"),
+        ("[counter]", "# " + "x" * (1 << 20) + "\n[counter]", "too large"),
         ("[counter]", "[kounter]", r"the table \[counter\] is missing"),
         ('mcu = "', 'colour = "red"\nmcu = "', "unknown key 'colour'"),
         ('title = "NUCLEO-F746ZG"', 'title = "a */ b"', "one line of text"),

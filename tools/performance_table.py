@@ -23,7 +23,8 @@ def main(path: str) -> None:
                 step = f"{r['step']['instructions']:,}" if r["step"] else "-"
                 print(
                     f"| {r['core_title']} | {weights} | -{level} | {r['instructions']:,} "
-                    f"| {r['instructions_per_mac']:.2f} | {step} | {r['flash_bytes']:,} | {r['code_bytes']:,} | {r['ram_bytes']:,} | {r['stack_bytes']} |"
+                    f"| {r['instructions_per_mac']:.2f} | {step} | {r['flash_bytes']:,} "
+                    f"| {r['code_bytes']:,} | {r['ram_bytes']:,} | {r['stack_bytes']} |"
                 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import importlib.util
 import os
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from codesign.bench.cores import Core
 from codesign.codegen import Weights, generate
-from codesign.errors import CodesignError, InputError
+from codesign.errors import CodesignError, InputError, MissingToolError
 from codesign.quantization.integer import IntegerNetwork
 from codesign.resources import resource_dir
 
@@ -65,13 +66,15 @@ def build_program(
 
     `roomy` gives it more memory than the emulated core has, to be looked at only.
 
-    MissingToolError: no compiler. InputError: unknown level, or a model that does not fit the emulated core's memory.
+    MissingToolError: no compiler, or no pyelftools. InputError: unknown level, or a model that does not fit the emulated core's memory.
     """
     from codesign.toolchain.pio import require_compiler
 
     if level not in LEVELS:
         raise InputError(f"there is no optimisation level {level!r}; the levels are {', '.join(LEVELS)}")
     compiler = require_compiler()
+    if importlib.util.find_spec("elftools") is None:
+        raise MissingToolError("pyelftools is missing: pip install 'codesign[board]'")
     sources = [p for p in generate(network, folder, weights) if p.suffix == ".c" and p.name not in _FLOATING]
     harness = resource_dir("firmware") / "bench"
     (folder / "cs_bench_config.h").write_text(

@@ -11,11 +11,18 @@
 #if defined(CS_DSP_EMULATION)
 #define CS_DSP 1
 #include "cs_dsp_emulation.h" /* of the tests: the intrinsics in C, to run the DSP paths on a host */
-#elif defined(__GNUC__) && defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_SIMD32)
+#elif defined(__GNUC__) && defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_SIMD32) && __ARM_ARCH >= 7
 #define CS_DSP 1
 #include <arm_acle.h>
 #else
 #define CS_DSP 0
+#endif
+
+/* Hand-written loads of several registers, where words lie in memory as in registers. */
+#if CS_DSP && !defined(CS_DSP_EMULATION) && defined(__OPTIMIZE__) && !defined(__ARM_BIG_ENDIAN)
+#define CS_DSP_LOADS 1
+#else
+#define CS_DSP_LOADS 0
 #endif
 
 #if defined(__GNUC__)

@@ -67,7 +67,7 @@ CS_INLINE void cs_widen(const int8_t *x, uint32_t n, uint64_t *wide)
  * the compiler does not find by itself. */
 CS_INLINE void cs_four_columns_paired(const uint64_t **w, const uint64_t **v, uint32_t p[2], uint32_t q[2])
 {
-#if CS_DSP && !defined(CS_DSP_EMULATION) && defined(__OPTIMIZE__)
+#if CS_DSP_LOADS
     __asm("ldmia %0!, {r4, r5, r6, r8}\n\t"
           "ldmia %1!, {r9, r10}\n\t"
           "smlad %3, r4, r9, %3\n\t"
@@ -110,7 +110,7 @@ CS_INLINE void cs_four_columns_paired(const uint64_t **w, const uint64_t **v, ui
 /* The same for wide weights: four words of weights. */
 CS_INLINE void cs_four_columns_wide(const uint64_t **w, const uint64_t **v, uint32_t a[4])
 {
-#if CS_DSP && !defined(CS_DSP_EMULATION) && defined(__OPTIMIZE__)
+#if CS_DSP_LOADS
     __asm("ldmia %0!, {r4, r5, r6, r8}\n\t"
           "ldmia %1!, {r9, r10}\n\t"
           "smlad %2, r4, r9, %2\n\t"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -145,6 +146,21 @@ def test_a_fault_on_the_core_is_told(tmp_path: Path) -> None:
     machine = Machine(program("tiny", "m4", tmp_path))
     with pytest.raises(CodesignError, match="cs_model_invoke stops"):
         machine.call("cs_model_invoke", 0x7000_0000, "bench_out")
+
+
+def test_a_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    network = load_model(MODEL)
+    small = dataclasses.replace(CORES["m0"], ram=(0x2000_0000, 0x1400))
+    with pytest.raises(InputError, match="does not fit"):
+        build_program(network, small, tmp_path, np.zeros(network.input.shape, np.int8))
+
+
+def test_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.tflite").write_bytes(b"no model")
+    code, out, err = invoke("bench", tmp_path / "x.tflite", "--core", "m4")
+    assert code == 2
+    assert not out
+    assert err.startswith("codesign: ")
 
 
 def test_core_names() -> None:

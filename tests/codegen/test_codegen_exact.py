@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from codegen_support import FIXTURE_NAMES, VARIANTS, HostBuild, compile_host, handmade, inputs
+from codegen_support import FIXTURE_NAMES, HostBuild, compile_host, handmade, inputs
 
 from codesign.codegen import make_plan
 from codesign.quantization.integer import IntegerNetwork, IntLstm
@@ -30,9 +30,11 @@ def test_outputs_equal_the_simulation(name: str, host_build: Build) -> None:
     np.testing.assert_array_equal(build.infer(q), expected)
 
 
-@pytest.mark.parametrize("weights", ["int8", "int16"])
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", ["stacked", "odd", "long_rows", "long_dense", "unpairable"])
+@pytest.mark.parametrize(
+    ("variant", "weights"),
+    [("narrow", "int16"), ("plain", "int8"), ("plain", "int16"), ("dsp", "int8"), ("dsp", "int16")],
+)
+@pytest.mark.parametrize("name", ["stacked", "odd", "long_rows", "unpairable"])
 def test_every_variant_and_packing_agrees(
     name: str, variant: str, weights: str, tmp_path: Path, find_network: Find
 ) -> None:

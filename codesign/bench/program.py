@@ -66,7 +66,8 @@ def build_program(
 
     `roomy` gives it more memory than the emulated core has, to be looked at only.
 
-    MissingToolError: no compiler, or no pyelftools. InputError: unknown level, or a model that does not fit the emulated core's memory.
+    MissingToolError: no compiler, or no pyelftools. InputError: unknown level, or a model that does not fit the
+    emulated core's memory.
     """
     from codesign.toolchain.pio import require_compiler
 

@@ -13,14 +13,12 @@ result = codesign.cross_check(firmware, network, integer, data, certificate)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codesign.certificate import certificate_document, hil_regions, proof_content, seal, write_certificate
-from codesign.errors import InputError
 from codesign.network import FloatNetwork, evaluate, load_network
 from codesign.quantization import (
     Activations,
@@ -33,7 +31,7 @@ from codesign.quantization import (
     read_integer_network,
     with_profile,
 )
-from codesign.verification import Neighbourhood, Options, RegionKind, input_domain, parse_radius, select
+from codesign.verification import Neighbourhood, Options, RegionKind, input_domain, select
 from codesign.verification import certify as certify_regions
 
 if TYPE_CHECKING:
@@ -90,9 +88,9 @@ def certify(
     `output`: writes it there, and beside it NAME.proof.npz, which 'codesign check' needs.
 
     Regions: the L-inf ball of `radius` around each of the first `samples` samples, clipped to the domain; or the whole
-    domain box; `around` changes the balls (noise, a fixed prefix, the quantisation grid) or names a file of regions. The
-    domain is `domain` for every feature, else each feature's range in the data. The bounds hold for
-    both scale-product forms of TFLM's reference semantics. `on_progress` gets (regions done, regions in all).
+    domain box; `around` changes the balls (noise, a fixed prefix, the quantisation grid) or names a file of regions.
+    The domain is `domain` for every feature, else each feature's range in the data. The bounds hold for both
+    scale-product forms of TFLM's reference semantics. `on_progress` gets (regions done, regions in all).
     """
     bounds = input_domain(data.x, domain)
     chosen = select(
@@ -120,6 +118,14 @@ def certify(
     if output is not None:
         write_certificate(document, Path(output), proof)
     return document
+
+
+def on_grid(network: IntegerNetwork, data: Calibration) -> Calibration:
+    """The samples as the device sees them: quantized, and dequantized again (rounded to float32)."""
+    from codesign.semantics import dequantize, quantize_input
+
+    x = dequantize(network.input, quantize_input(network, data.x)).astype(np.float32)
+    return Calibration(x, data.y)
 
 
 def profile_variants(network: IntegerNetwork) -> list[IntegerNetwork]:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from codesign import api
 from codesign.errors import InputError
 from codesign.network import load_network
 from codesign.quantization import convert, default_calibration_path, load_calibration, read_integer_network
-from codesign.verification import Options
+from codesign.verification import Neighbourhood, Options, RegionKind
 from codesign.verification.align import align
+from codesign.verification.region_files import load_regions
 
 Progress = Callable[[str, int, int], None]  # stage, done, total (0: not known)
 STAGES = ("convert", "certify", "build", "hil", "sign off")
@@ -31,7 +32,7 @@ class DeployOptions:
 
     radius: str = "1lsb"
     samples: int = api.DEPLOY_SAMPLES
-    region: api.RegionKind = "ball"
+    region: RegionKind = "ball"
     domain: tuple[float, float] | None = None
     verification: Options | None = None
     hil_samples: int | None = None
@@ -39,6 +40,7 @@ class DeployOptions:
     calibration: Path | None = None
     port: str | None = None
     emulate: bool | None = None
+    around: Neighbourhood = field(default_factory=Neighbourhood)
 
 
 def default_output(model: Path) -> Path:
@@ -70,6 +72,7 @@ def deploy(
     target = Path(output) if output is not None else default_output(path)
     network = load_network(path)
     data = load_calibration(options.calibration or default_calibration_path(path), network.input_shape)
+    _check_regions(options.around)
     description = load_board(board)
     with _staged(target) as folder:
         tell("convert", 0, 0)
@@ -86,7 +89,10 @@ def deploy(
         certificate = api.certify(
             network, integer, data, options.radius, options.samples, options.region, options.domain,
             options.verification, lambda done, total: tell("certify", done, total), folder / "certificate.json",
+            options.around,
         )  # fmt: skip
+        if any(region["kind"] == "grid" and region["sample"] is not None for region in certificate["regions"]):
+            data = api.on_grid(integer, data)
         tell("build", 0, 0)
         firmware = api.build(integer, board, folder / "firmware")
         shutil.copyfile(firmware.elf, folder / "firmware.elf")
@@ -101,6 +107,19 @@ def deploy(
         result = sign_off(folder, certificate, hil, firmware, network, integer, data)
         tell("sign off", 1, 1)
     return result
+
+
+def _check_regions(around: Neighbourhood) -> None:
+    """Each sample runs on the board once, so it lies on the quantisation grid or it does not."""
+    if around.regions is None:
+        return
+    kinds = {entry.grid is not None for entry in load_regions(around.regions) if entry.sample is not None}
+    if len(kinds) != 1:
+        found = "regions of both kinds" if kinds else "no region"
+        raise InputError(
+            f"'{around.regions}' has {found} around samples; a deployment runs samples that are all on the quantisation"
+            " grid or all not: give such regions, or use codesign certify"
+        )
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def convert(model: Path, output: Path | None, activations: str, calibration: Pat
 def certify(
     float_model: Path, int8_model: Path, radius: str, samples: int, region: str, domain: tuple[float, float] | None,
     epsilon: float | None, require_top1: float | None, prove: str, prover: str, evaluations: int, seed: int,
-    jobs: int | None, calibration: Path | None, output: Path | None, as_json: bool,
+    jobs: int | None, calibration: Path | None, output: Path | None, as_json: bool, more: opt.More,
 ) -> None:  # fmt: skip
     """Prove bounds on |INT8 - FLOAT| that hold for every input of each region."""
     from codesign import api
@@ -100,21 +100,21 @@ def certify(
     from codesign.cli.text import print_certificate
     from codesign.files import require_folder
 
-    options = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs)
+    options = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs, more)
     if output is not None:
         require_folder(output)
     network, integer = api.load(float_model), api.read(int8_model)
     data = api.calibration(float_model, calibration)
     with Progress(quiet=as_json) as progress:
         document = api.certify(
-            network, integer, data, radius, samples, region, domain, options, progress.stage("certify"), output  # type: ignore[arg-type]
+            network, integer, data, radius, samples, region, domain, options, progress.stage("certify"), output,  # type: ignore[arg-type]
+            more.around(),
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(document, allow_nan=False))
     else:
         print_certificate(document)
-    asked = epsilon is not None or require_top1 is not None
-    failed = bool(document["proof"]["failures"]) or (asked and document["verdict"] != "proved")
+    failed = bool(document["proof"]["failures"]) or (options.criteria.asked and document["verdict"] != "proved")
     sys.exit(1 if failed else 0)
 
 
@@ -169,7 +169,7 @@ def deploy(
     model: Path, board: str, output: Path | None, int8: Path | None, port: str | None, emulate: bool,
     hil_samples: int | None, radius: str, samples: int, region: str, domain: tuple[float, float] | None,
     epsilon: float | None, require_top1: float | None, prove: str, prover: str, evaluations: int, seed: int,
-    jobs: int | None, calibration: Path | None, as_json: bool,
+    jobs: int | None, calibration: Path | None, as_json: bool, more: opt.More,
 ) -> None:  # fmt: skip
     """Convert, certify, build, run on the board (or its emulation), cross-check and sign off MODEL."""
     from codesign.cli.progress import Progress
@@ -180,9 +180,10 @@ def deploy(
 
     if hil_samples is not None and hil_samples < 1:
         raise InputError("--hil-samples has to be at least 1: a sign-off without a sample would say nothing")
-    verification = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs)
+    verification = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs, more)
     options = DeployOptions(
-        radius, samples, region, domain, verification, hil_samples, int8, calibration, port, emulate or None  # type: ignore[arg-type]
+        radius, samples, region, domain, verification, hil_samples, int8, calibration, port, emulate or None,  # type: ignore[arg-type]
+        more.around(),
     )  # fmt: skip
     folder = output or default_output(model)
     with Progress(quiet=as_json) as progress:

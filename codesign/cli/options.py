@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from codesign.verification import Options
+    from codesign.verification import Neighbourhood, Options
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -26,6 +28,56 @@ def domain(_context: click.Context, _parameter: click.Parameter, value: str | No
     except ValueError:
         raise click.BadParameter(f"'{value}' is not a range; give LO,HI, for example --domain=-1,1") from None
     return lo, hi
+
+
+def outputs(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Parse I,J."""
+    if value is None:
+        return None
+    try:
+        above, below = (int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is no pair of outputs; give I,J, for example --ranking 2,0") from None
+    return above, below
+
+
+@dataclass(frozen=True)
+class More:
+    """Options of a certification on regions, criteria on the order of outputs, and the run itself."""
+
+    noise: Path | None
+    free_from: int
+    grid: int | None
+    regions: Path | None
+    top1_above: float | None
+    topk: int | None
+    ranking: tuple[int, int] | None
+    time_limit: float | None
+    resume: Path | None
+
+    def around(self) -> Neighbourhood:
+        from codesign.verification import Neighbourhood
+
+        return Neighbourhood(self.noise, self.free_from, self.grid, self.regions)
+
+
+_MORE = [
+    click.option("--noise", type=FILE, help="Half-widths in place of a radius: (D,) or (T, D), .csv or .npz."),
+    click.option("--free-from", type=int, default=0, help="Steps before this one are fixed at the sample."),
+    click.option("--grid", type=int, metavar="K", help="All integer inputs within K steps, float at the same."),
+    click.option("--regions", type=FILE, help="Named regions, in place of the first N samples: TOML."),
+    click.option(
+        "--top1-above", type=float, metavar="DELTA",
+        help="Criterion: top-1 equal wherever the float model's probability of it exceeds DELTA.",
+    ),
+    click.option("--topk", type=int, metavar="K", help="Criterion: the sets of the K largest outputs are equal."),
+    click.option(
+        "--ranking", callback=outputs, metavar="I,J",
+        help="Criterion: int8 output I is above output J wherever it is in the float model.",
+    ),
+    click.option("--time-limit", type=float, metavar="SECONDS", help="Start no regions after it: they are unknown."),
+    click.option("--resume", type=FILE, help="Journal of finished regions: a run that was stopped goes on from there."),
+]  # fmt: skip
 
 
 def certification(samples: int) -> Callable[[F], F]:
@@ -67,9 +119,15 @@ def certification(samples: int) -> Callable[[F], F]:
     ]
 
     def decorate(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
+        @functools.wraps(command)
+        def collected(*args: Any, **kwargs: Any) -> Any:
+            more = More(**{field.name: kwargs.pop(field.name) for field in fields(More)})
+            return command(*args, more=more, **kwargs)
+
+        result: Any = collected
+        for option in reversed([*options, *_MORE]):
+            result = option(result)
+        return result  # type: ignore[no-any-return]
 
     return decorate
 
@@ -88,6 +146,7 @@ def verification_options(
     evaluations: int,
     seed: int,
     jobs: int | None,
+    more: More,
 ) -> Options:
     """Options of the verifier from the command line's."""
     from codesign.errors import InputError
@@ -100,10 +159,12 @@ def verification_options(
     if seed < 0:
         raise InputError("the seed is negative; give --seed N with N at least 0")
     return Options(
-        Criteria(epsilon, require_top1),
+        Criteria(epsilon, require_top1, more.top1_above, more.topk, more.ranking),
         seed,
         jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count() or 1,
         evaluations,
         prove,  # type: ignore[arg-type]
         prover=prover,
+        time_limit=more.time_limit,
+        resume=more.resume,
     )

@@ -25,7 +25,8 @@ _MAX_JSON_BYTES = 64 << 20
 @dataclass(frozen=True, eq=False)
 class CertifiedRegion:
     """A box [lo, hi] of inputs, float64 (T, D), the certified bound on |int8 - float| there, float64 (outputs,), and
-    the word on its top-1 class. `center` is a float32 input inside."""
+    the word on its top-1 class. `center` is a float32 input inside. With a `step`, it holds the multiples of it only,
+    rounded to float32."""
 
     name: str
     center: Float32Array
@@ -33,6 +34,15 @@ class CertifiedRegion:
     hi: npt.NDArray[np.float64]
     bound: npt.NDArray[np.float64]
     top1: str
+    step: float | None = None
+
+    def at(self, share: npt.NDArray[np.float64]) -> Float32Array:
+        """The float32 input of the region that lies at `share` (T, D), 0 to 1, between lo and hi."""
+        x = self.lo + share * (self.hi - self.lo)
+        if self.step is None:
+            return inside(x, self.lo, self.hi)
+        values: Float32Array = np.clip(np.rint(x / self.step) * self.step, self.lo, self.hi).astype(np.float32)
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +63,16 @@ class Deployment:
 
         InputError where the certificate names none.
         """
-        from codesign.certificate import hil_regions
-
         regions = self.regions()
         if not regions or self.certificate is None:
             raise InputError("there is no certificate to take samples from; give samples with --calibration")
         holds = [
-            {**hil, "sample": None if region["sample"] is None else index}
-            for index, (hil, region) in enumerate(
-                zip(hil_regions(self.certificate), self.certificate["regions"], strict=True)
-            )
+            {
+                "sample": None if region["radius"] is None else index,
+                "output_bound": region["bound"],
+                "top1": region["top1"],
+            }
+            for index, region in enumerate(self.certificate["regions"])
         ]
         return np.stack([region.center for region in regions]), holds
 
@@ -127,15 +137,17 @@ def certified_regions(certificate: dict[str, Any], network: IntegerNetwork) -> l
     for region in certificate["regions"]:
         x = _numbers(region["center"], shape)
         radius = region["radius"]
-        if radius is None:
+        box, grid = region.get("box"), region.get("kind") == "grid"
+        if box is not None:
+            lo, hi = (_numbers(box[end], shape) for end in ("lo", "hi"))
+        elif radius is None:
             lo, hi = (np.tile(end, (shape[0], 1)) for end in domain)
         else:
             lo = np.minimum(np.maximum(x - radius, domain[0]), x)
             hi = np.maximum(np.minimum(x + radius, domain[1]), x)
-        center = inside(x, lo, hi)
-        found.append(
-            CertifiedRegion(str(region["id"]), center, lo, hi, _numbers(region["bound"], (outputs,)), region["top1"])
-        )
+        center = x.astype(np.float32) if grid else inside(x, lo, hi)
+        bound, step = _numbers(region["bound"], (outputs,)), network.input.scale if grid else None
+        found.append(CertifiedRegion(str(region["id"]), center, lo, hi, bound, region["top1"], step))
     return found
 
 

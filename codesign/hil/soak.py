@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
-from codesign.hil.deployment import CertifiedRegion, inside
+from codesign.hil.deployment import CertifiedRegion
 from codesign.hil.protocol import DeviceError
 from codesign.hil.session import Recovery, Session
 from codesign.hil.target import Target
@@ -160,7 +160,7 @@ def draw(regions: Sequence[CertifiedRegion], count: int, rng: np.random.Generato
         share = rng.random(region.lo.shape)
         if number % 4 == 3:
             share = np.round(share)
-        values.append(inside(region.lo + share * (region.hi - region.lo), region.lo, region.hi))
+        values.append(region.at(share))
     return chosen, np.stack(values)
 
 

@@ -10,36 +10,46 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from codesign.signoff.evidence import Evidence, Reader, Region, Status, is_kind
+from codesign.signoff.evidence import ORDERS, Evidence, Reader, Region, Status, is_kind
 from codesign.signoff.wording import bound_statements, number, some, top1_notes, upward
 
 if TYPE_CHECKING:
     from codesign.verification import Criteria
 
 Verdict = Literal["PASS", "FAIL"]
+CriterionName = Literal["epsilon", "top1_share", "top1_above", "topk", "ranking"]
+
+_KINDS = {"epsilon": "number", "top1_share": "number", "top1_above": "number", "topk": "count", "ranking": "pair"}
 
 
 @dataclass(frozen=True)
 class CriterionResult:
-    """A criterion asked for: the `wanted` figure, the figure `reached` (None: cannot be told) and its status."""
+    """A criterion asked for: what is `wanted`, the figure `reached` (None: cannot be told) and its status.
 
-    name: Literal["epsilon", "top1_share"]
-    wanted: float
+    `reached` is the largest bound for 'epsilon', else the share of regions with a proof.
+    """
+
+    name: CriterionName
+    wanted: float | list[int]
     reached: float | None
     status: Status
 
     @property
     def sentence(self) -> str:
         reached = "none" if self.reached is None else number(self.reached)
+        wanted = " above ".join(map(str, self.wanted)) if isinstance(self.wanted, list) else number(self.wanted)
         if self.name == "epsilon":
             return (
-                f"|integer - float| <= {number(self.wanted)} on every output and region is {self.status} "
+                f"|integer - float| <= {wanted} on every output and region is {self.status} "
                 f"(largest certified bound: {'none' if self.reached is None else upward(self.reached)})"
             )
-        return (
-            f"the same top-1 class on a share of at least {number(self.wanted)} of the regions is {self.status} "
-            f"(share proved: {reached})"
-        )
+        what = {
+            "top1_share": f"the same top-1 class on a share of at least {wanted} of the regions",
+            "top1_above": f"the same top-1 class wherever the float model's probability exceeds {wanted}",
+            "topk": f"the same set of the {wanted} largest outputs",
+            "ranking": f"output {wanted} wherever it is so in the float model",
+        }[self.name]
+        return f"{what} is {self.status} (share of regions proved: {reached})"
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,8 @@ class _Judge(Reader):
         if index is None or exact is None or device is None or real is None or not isinstance(entry, Mapping):
             return outcome
         outcome.update(index=index, inexact=not exact)
-        holding = [r for r in regions if r.sample in (None, index)]
+        # A grid's bound is against the float model at the quantised input; it is checked here only if the run did so.
+        holding = [r for r in regions if r.holds_at(index) and (r.kind != "grid" or entry.get("bound") is not None)]
         within = entry.get("within_bound", "missing")
         if not holding and entry.get("bound", "missing") is None and within is None:
             outcome["unbounded"] = True
@@ -285,25 +296,37 @@ class _Judge(Reader):
             if found is not None and expected is not None and found != expected:
                 self.failures.append(f"{name} in the output folder is not the file that was checked")
 
-    def _asked(self, certificate: Evidence | None, criteria: Criteria | None) -> tuple[float | None, float | None]:
+    def _asked(self, certificate: Evidence | None, criteria: Criteria | None) -> dict[str, Any]:
+        """The criteria asked for, by name, without those that are None."""
         if criteria is not None:
-            return criteria.epsilon, criteria.top1_share
+            wanted: dict[str, Any] = {"epsilon": criteria.epsilon, "top1_share": criteria.top1_share}
+            wanted |= {k: list(v) if isinstance(v, tuple) else v for k, v in criteria.orders().items()}
+            return {k: v for k, v in wanted.items() if v is not None}
         asked = self.take(certificate, "the certificate", "criteria", kind="table")
-        values: list[float | None] = []
-        for key in ("epsilon", "top1_share"):
-            value = asked.get(key, "missing") if asked is not None else None
-            if not (value is None or is_kind(value, "number")):
+        if asked is None:
+            return {}
+        for key in _KINDS:
+            if key not in asked:
+                self.failures.append(f"the certificate lacks 'criteria/{key}'")
+        found = {}
+        for key, value in asked.items():
+            if value is None or str(key).endswith("_verdict"):
+                continue
+            if key not in _KINDS:
+                self.failures.append(f"the criterion '{key}' that the certificate was asked for is not known here")
+            elif not is_kind(value, _KINDS[key]):
                 self.failures.append(f"the certificate has no valid 'criteria/{key}'")
-                value = None
-            values.append(value)
-        return values[0], values[1]
+            else:
+                found[key] = value
+        return found
 
     def criteria(
         self, certificate: Evidence | None, regions: Sequence[Region], proof_ok: bool, criteria: Criteria | None
     ) -> tuple[CriterionResult, ...]:
-        epsilon, top1_share = self._asked(certificate, criteria)
+        asked = self._asked(certificate, criteria)
         results: list[CriterionResult] = []
-        if epsilon is not None:
+        if "epsilon" in asked:
+            epsilon = asked["epsilon"]
             reached = max((max(r.bound) for r in regions), default=None)
             status: Status = "unknown"
             if any(max(r.observed) > epsilon for r in regions):
@@ -311,14 +334,18 @@ class _Judge(Reader):
             elif proof_ok and reached is not None and reached <= epsilon:
                 status = "proved"
             results.append(CriterionResult("epsilon", epsilon, reached, status))
-        if top1_share is not None:
-            counted = [r for r in regions if r.counted]
-            share = sum(r.top1 == "proved" for r in counted) / len(counted) if counted else None
-            possible = sum(r.top1 != "refuted" for r in counted) / len(counted) if counted else 1.0
-            status = "refuted" if possible < top1_share else "unknown"
-            if proof_ok and share is not None and share >= top1_share:
+        if "top1_share" in asked:
+            wanted = asked["top1_share"]
+            share, possible = _shares([r.top1 for r in regions if r.counted])
+            status = "refuted" if possible < wanted else "unknown"
+            if proof_ok and share is not None and share >= wanted:
                 status = "proved"
-            results.append(CriterionResult("top1_share", top1_share, share, status))
+            results.append(CriterionResult("top1_share", wanted, share, status))
+        for name in ORDERS:
+            if name in asked:
+                share, possible = _shares([r.orders[name] for r in regions])
+                status = "proved" if proof_ok and share == 1.0 else "refuted" if possible < 1.0 else "unknown"
+                results.append(CriterionResult(name, asked[name], share, status))
         for result in results:
             if result.status == "proved":
                 self.statements.append(f"Criterion: {result.sentence}.")
@@ -349,6 +376,9 @@ class _Judge(Reader):
         if regions and not sound:
             notes.append("The certified bounds are not proved: their proof obligations, or the bounds, do not hold up.")
         notes += top1_notes(regions)
+        late = [r.name for r in regions if not r.reached]
+        if late:
+            notes.append(f"The time limit left out {some(late, 'region')}: only output ranges are known there.")
         if regions and not any(r.radius is None for r in regions):
             notes.append("Nothing is proved for inputs outside the certified regions.")
         if not results and regions:
@@ -366,6 +396,14 @@ class _Judge(Reader):
 
 def _positive(value: object) -> bool:
     return is_kind(value, "count") and value != 0
+
+
+def _shares(statuses: Sequence[object]) -> tuple[float | None, float]:
+    """Shares of 'proved' (None where there is no status) and of what is not 'refuted'."""
+    if not statuses:
+        return None, 1.0
+    total = len(statuses)
+    return sum(s == "proved" for s in statuses) / total, sum(s != "refuted" for s in statuses) / total
 
 
 def _same_class(top1: object, certified: Sequence[Region]) -> bool:

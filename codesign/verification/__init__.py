@@ -10,16 +10,20 @@ from codesign.verification.criteria import Criteria, Status
 from codesign.verification.regions import Region, ball, domain_region, grid_ball, input_domain, noisy
 from codesign.verification.results import Certification, Options, RegionResult
 from codesign.verification.search import SearchResult, search
+from codesign.verification.selection import Neighbourhood, RegionKind, Selection, parse_radius, select
 
 __all__ = [
     "Certification",
     "Criteria",
+    "Neighbourhood",
     "Options",
     "ProofMode",
     "ProofSummary",
     "Region",
+    "RegionKind",
     "RegionResult",
     "SearchResult",
+    "Selection",
     "Status",
     "ball",
     "certify",
@@ -27,5 +31,7 @@ __all__ = [
     "grid_ball",
     "input_domain",
     "noisy",
+    "parse_radius",
     "search",
+    "select",
 ]

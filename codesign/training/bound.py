@@ -101,12 +101,19 @@ def _map(function: Any, x: _Range) -> _Range:
 
 
 def _gate_points(s: _Range, t: _Range) -> tuple[Any, Any]:
-    """Samples (5, H) of s (1 - s) t and of s (1 - t^2): s largest, t from its lower to its upper end."""
+    """Samples (7, H) of s (1 - s) t and of s (1 - t^2): s largest with all of t, s nearest 1/2 with t's ends."""
     import tensorflow as tf
 
-    zero = tf.minimum(tf.maximum(tf.zeros_like(t.lo), t.lo), t.hi)
-    ts = tf.stack([t.lo, 0.5 * (t.lo + zero), zero, 0.5 * (t.hi + zero), t.hi])
-    return s.hi * (1 - s.hi) * ts, s.hi * (1 - ts * ts)
+    zero, half = (tf.minimum(tf.maximum(v, r.lo), r.hi) for v, r in ((tf.zeros_like(t.lo), t), (_halves(s), s)))
+    ts = tf.stack([t.lo, 0.5 * (t.lo + zero), zero, 0.5 * (t.hi + zero), t.hi, t.lo, t.hi])
+    ss = tf.stack([s.hi] * 5 + [half] * 2)
+    return ss * (1 - ss) * ts, ss * (1 - ts * ts)
+
+
+def _halves(s: _Range) -> Any:
+    import tensorflow as tf
+
+    return tf.fill(tf.shape(s.lo), 0.5)
 
 
 def _power_of_two(x: Any) -> Any:
@@ -136,11 +143,12 @@ class _LstmBound:
         new = _Range(fc.lo + ig.lo, fc.hi + ig.hi)
         return _product(o, _map(tf.tanh, new)), new, gates
 
-    def noise(self, x: _Range, h: _Range) -> Any:
+    def noise(self, x: _Range, h: _Range, dh: Any) -> Any:
         """Largest rounding of a gate's argument, (4H)."""
         import tensorflow as tf
 
-        parts = (_affine(x, self.layer.kernel, self.layer.bias), _affine(h, self.layer.recurrent, 0.0))
+        reach = _Range(tf.maximum(h.lo - dh, -1.0), tf.minimum(h.hi + dh, 1.0))
+        parts = (_affine(x, self.layer.kernel, self.layer.bias), _affine(reach, self.layer.recurrent, 0.0))
         excess = tf.add_n([tf.nn.relu(part.mag - GATE_LIMIT) for part in parts])
         if not self.int16:
             return 1.1 * GATE_STEP + excess
@@ -155,16 +163,17 @@ class _LstmBound:
 
         H = self.units
         h, c, gates = self.ranges(x, state.h, state.c)
-        noise = tf.reshape(self.noise(x, state.h), (4, H))
+        noise = tf.reshape(self.noise(x, state.h, state.dh), (4, H))
         sources = tf.concat([state.dh, dx], 0)
         dz = [tf.linalg.matvec(tf.abs(w), sources, transpose_a=True) + noise[k] for k, w in enumerate(self.gates)]
         wide = [v.widen(d) for v, d in zip(gates, dz, strict=True)]
         i, f, g, o = (_map(tf.tanh if k == 2 else tf.sigmoid, v) for k, v in enumerate(wide))
         c_wide = state.c.widen(state.dc)
-        a_i, a_g = _gate_points(i, g)  # (5, H)
-        a_f = f.hi * (1 - f.hi) * tf.stack([c_wide.lo, c_wide.hi])
+        a_i, a_g = _gate_points(i, g)  # (7, H)
+        steepest = tf.minimum(tf.maximum(_halves(f), f.lo), f.hi)
+        a_f = steepest * (1 - steepest) * tf.stack([c_wide.lo, c_wide.hi])
         cell_error = SIGMOID_TABLE_ERROR * (c_wide.mag + g.mag) + i.hi * TANH_TABLE_ERROR + s_c * 1.0001
-        # (5, H + D, H) and (2, H + D, H): inputs that gates share keep the signs of their weights
+        # (7, H + D, H) and (2, H + D, H): inputs that gates share keep the signs of their weights
         write = a_i[:, None, :] * self.gates[0][None] + a_g[:, None, :] * self.gates[2][None]
         forget = a_f[:, None, :] * self.gates[1][None]
         shared = tf.einsum("abjh,j->abh", tf.abs(write[:, None] + forget[None]), sources)

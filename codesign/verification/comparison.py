@@ -165,7 +165,9 @@ class LayerComparison:
         total = safe(total + np.abs(w.b_gap) + w.b_slack + w.rounding, count)
         # Each partial sum saturates alone (TFLM) or not at all (CMSIS-NN).
         input_part = affine_box([(w.W_int, x.widen(dx))], w.b_int, w.b_slack + w.rounding)
-        hidden_part = affine_box([(w.R_int, h.widen(dh))], np.zeros_like(w.b_int), w.rounding)
+        reach = h.widen(dh)
+        reach = Box(*(np.clip(e, *self.model.hidden_limit) for e in (reach.lo, reach.hi)))
+        hidden_part = affine_box([(w.R_int, reach)], np.zeros_like(w.b_int), w.rounding)
         return up(total + excess(input_part, *GATE_LIMIT) + excess(hidden_part, *GATE_LIMIT))
 
     def gate_differences(self, dx: Array, dh: Array, noise: Array) -> Array:

@@ -12,6 +12,9 @@ from codesign.signoff.wording import some
 Status = Literal["proved", "refuted", "unknown"]
 Evidence = Mapping[str, Any]
 
+ORDERS: tuple[Literal["top1_above", "topk", "ranking"], ...] = ("top1_above", "topk", "ranking")
+"""Criteria whose status every region tells."""
+
 _LARGEST = 2**63  # of an integer: above, it would not convert to a float or to text
 
 
@@ -20,6 +23,7 @@ class Region:
     """A certified region, as its entry in the certificate states it."""
 
     name: str
+    kind: str
     radius: float | None
     sample: int | None
     bound: tuple[float, ...]
@@ -27,6 +31,12 @@ class Region:
     top1: Status
     top1_class: int | None
     counted: bool
+    orders: Mapping[str, Any]
+    reached: bool
+
+    def holds_at(self, sample: int) -> bool:
+        """Whether the sample lies in it: it is the sample's own region, or the whole domain."""
+        return self.sample == sample or (self.sample is None and self.radius is None)
 
 
 @dataclass
@@ -65,6 +75,7 @@ class Reader:
         where = f"region {number} of the certificate"
         before = len(self.failures)
         name = self.take(entry, where, "id", kind="text")
+        shape = self.take(entry, where, "kind", kind="text")
         bound = self.take(entry, where, "bound", kind="numbers")
         largest = self.take(entry, where, "bound_max", kind="number")
         observed = self.take(entry, where, "observed", kind="numbers")
@@ -86,13 +97,14 @@ class Reader:
             self.contradicted = True
             self.failures.append(f"{where} contradicts itself: its bounds disagree")
         return Region(
-            name, entry["radius"], entry["sample"], tuple(bound), tuple(observed), top1, entry["top1_class"], counted
+            name, shape, entry["radius"], entry["sample"], tuple(bound), tuple(observed), top1, entry["top1_class"],
+            counted, {key: entry.get(key) for key in ORDERS}, entry.get("reason") != "time limit",
         )  # fmt: skip
 
 
 def is_kind(value: object, kind: str) -> bool:
     """Whether a JSON value is a 'flag', 'text' (not empty), 'table', 'list', 'status', 'count' (an integer of at least
-    0), a finite 'number', or a list of such 'numbers'."""
+    0), a finite 'number', a list of such 'numbers', or a 'pair' of counts."""
     if kind == "flag":
         return isinstance(value, bool)
     if kind == "text":
@@ -105,6 +117,8 @@ def is_kind(value: object, kind: str) -> bool:
         return value in ("proved", "refuted", "unknown")
     if kind == "numbers":
         return isinstance(value, list) and all(is_kind(v, "number") for v in value)
+    if kind == "pair":
+        return isinstance(value, list) and len(value) == 2 and all(is_kind(v, "count") for v in value)
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) <= _LARGEST and (kind == "number" or (kind == "count" and value >= 0))
     return kind == "number" and isinstance(value, float) and math.isfinite(value)

@@ -16,7 +16,7 @@ import numpy as np
 from codesign.errors import InputError
 from codesign.files import write_atomically
 from codesign.signoff.comparison import Comparison
-from codesign.signoff.evidence import Evidence, is_kind
+from codesign.signoff.evidence import ORDERS, Evidence, is_kind
 from codesign.signoff.verdict import SignOff
 
 SCHEMA_ID = "codesign-signoff-1"
@@ -47,7 +47,7 @@ def signoff_document(
         "failures": list(signoff.failures),
         "notes": list(signoff.notes),
         "proved": list(signoff.proved),
-        "criteria": {"epsilon": None, "top1_share": None, **criteria},
+        "criteria": {**dict.fromkeys(("epsilon", "top1_share", *ORDERS)), **criteria},
         "certificate": _certificate(certificate),
         "hil": _hil(hil, target),
         "metrics": comparison.to_json(),

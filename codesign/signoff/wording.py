@@ -47,23 +47,27 @@ def top1_notes(regions: Sequence[Region]) -> list[str]:
 
 def bound_statements(regions: Sequence[Region]) -> list[str]:
     statements = []
-    balls = [r for r in regions if r.radius is not None]
-    if balls:
-        radii = sorted({r.radius for r in balls if r.radius is not None})
+    for kind in sorted({r.kind for r in regions if r.radius is not None}):
+        inside = [r for r in regions if r.kind == kind and r.radius is not None]
+        radii = sorted({r.radius for r in inside if r.radius is not None})
         told = number(radii[0]) if len(radii) == 1 else f"{number(radii[0])} to {number(radii[-1])}"
-        largest = sorted(max(r.bound) for r in balls)
-        statements.append(
-            f"For every input within {told} (largest change of one value) of {len(balls)} samples, each output of the "
-            f"integer model differs from the float model by at most the region's bound: median "
-            f"{upward(median(largest))}, largest {upward(largest[-1])}."
+        largest = sorted(max(r.bound) for r in inside)
+        where = (
+            f"For every input within {told} (largest change of one value) of {len(inside)} samples"
+            if kind == "ball"
+            else f"For every input of {len(inside)} regions of kind '{kind}' (as the certificate states them)"
         )
-        counted = [r for r in balls if r.counted and len(r.bound) > 1]
-        proved = sum(r.top1 == "proved" for r in counted)
-        if proved:
-            statements.append(
-                f"In {proved} of the {len(counted)} counted regions (where there are labels: around samples that the "
-                "float model classifies correctly) both models choose the same class for every input."
-            )
+        statements.append(
+            f"{where}, each output of the integer model differs from the float model by at most the region's bound: "
+            f"median {upward(median(largest))}, largest {upward(largest[-1])}."
+        )
+    counted = [r for r in regions if r.counted and r.radius is not None and len(r.bound) > 1]
+    proved = sum(r.top1 == "proved" for r in counted)
+    if proved:
+        statements.append(
+            f"In {proved} of the {len(counted)} counted regions (where there are labels: around samples that the float "
+            "model classifies correctly) both models choose the same class for every input."
+        )
     for r in regions:
         if r.radius is None:
             statements.append(

@@ -280,7 +280,11 @@ def test_hidden_state_errors_per_step(good: Evidence) -> None:
     (alone,) = compare(good.certificate, one, good.float_network, good.network, single).per_step
     np.testing.assert_allclose(alone.largest, traced["layers"][0]["max_error"], rtol=1e-9)
     assert (steps.largest >= alone.largest).all()
-    assert steps.bound is None
+    assert steps.bound is not None
+    assert (steps.largest <= steps.bound).all()
+    del good.certificate["regions"][0]["step_bound"]
+    (unbounded,) = compare(good.certificate, good.hil, good.float_network, good.network, good.data).per_step
+    assert unbounded.bound is None
     for region in good.certificate["regions"]:
         region["step_bound"] = list(range(1, 1 + len(steps.largest)))
     (bounded,) = compare(good.certificate, good.hil, good.float_network, good.network, good.data).per_step

@@ -156,7 +156,8 @@ def _paths(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 NEEDED = {
     "certificate": [
         ("int8",), ("int8", "sha256"), ("proof",), ("proof", "obligations"), ("proof", "checked"), ("proof", "proved"),
-        ("regions",), ("criteria",), ("criteria", "epsilon"), ("criteria", "top1_share"),
+        ("regions",), ("criteria",), ("criteria", "epsilon"), ("criteria", "top1_share"), ("criteria", "top1_above"),
+        ("criteria", "topk"), ("criteria", "ranking"), ("regions", 0, "kind"),
         *[("regions", 0, k) for k in (
             "id", "radius", "sample", "counted", "bound", "bound_max", "difference_lo", "difference_hi", "observed",
             "top1", "top1_class")],
@@ -216,7 +217,7 @@ def test_arbitrary_damage_never_raises(original: Evidence, data: st.DataObject) 
     assert result.verdict == ("FAIL" if result.failures else "PASS")
 
 
-@pytest.mark.parametrize("huge", [10**400, -(10**5000)])
+@pytest.mark.parametrize("huge", [10**400, -(10**5000)], ids=["large", "larger"])
 def test_integers_without_measure_are_no_numbers(good: Evidence, huge: int) -> None:
     good.certificate["criteria"].update(epsilon=huge, top1_share=huge)
     good.certificate["proof"]["checked"] = huge
@@ -251,6 +252,64 @@ def test_top1_share_proved_unknown_refuted(good: Evidence) -> None:
     for region in regions:
         region["counted"] = False
     only_failure(judge(good, Criteria(top1_share=0.0)), "is unknown")
+
+
+ORDERS: list[tuple[str, Any]] = [("top1_above", 0.9), ("topk", 1), ("ranking", (0, 1))]
+
+
+@pytest.mark.parametrize(("name", "wanted"), ORDERS)
+@pytest.mark.parametrize("source", ["argument", "certificate"])
+def test_order_criteria(good: Evidence, name: str, wanted: Any, source: str) -> None:
+    criteria = Criteria(**{name: wanted}) if source == "argument" else None
+    if source == "certificate":
+        good.certificate["criteria"][name] = list(wanted) if isinstance(wanted, tuple) else wanted
+    only_failure(judge(good, criteria), "is unknown")  # the regions say nothing
+    for region in good.certificate["regions"]:
+        region[name] = "proved"
+    result = judge(good, criteria)
+    assert result.verdict == "PASS", result.failures
+    assert result.criteria[0].name == name
+    assert any(s.startswith("Criterion: ") for s in result.proved)
+    good.certificate["regions"][-1][name] = "unknown"
+    only_failure(judge(good, criteria), "is unknown")
+    good.certificate["regions"][-1][name] = "refuted"
+    only_failure(judge(good, criteria), "is refuted")
+    good.certificate["regions"][-1][name] = "proved"
+    good.certificate["proof"]["proved"] -= 1
+    assert judge(good, criteria).criteria[0].status == "unknown"
+
+
+def test_a_criterion_that_is_not_known_fails(good: Evidence) -> None:
+    good.certificate["criteria"]["monotone"] = None
+    assert judge(good).verdict == "PASS"
+    good.certificate["criteria"]["monotone"] = 3
+    only_failure(judge(good), "'monotone'")
+
+
+def test_a_region_around_no_sample_holds_for_none(good: Evidence) -> None:
+    extra = {**good.certificate["regions"][0], "id": "else", "sample": None}
+    small = [1e-9] * len(extra["bound"])
+    extra.update(bound=small, bound_max=1e-9, difference_lo=small, difference_hi=small, observed=[0.0] * len(small))
+    good.certificate["regions"].append(extra)
+    assert judge(good).verdict == "PASS"
+    extra["radius"] = None
+    only_failure(judge(good), "outside the certified bound")
+
+
+def test_a_grid_region_binds_only_what_was_checked_against_it(good: Evidence) -> None:
+    good.certificate["regions"][0]["kind"] = "grid"
+    result = judge(good)
+    assert result.verdict == "PASS"
+    assert any("of kind 'grid'" in s for s in result.proved)
+    good.hil["samples"][0].update(bound=None, within_bound=None)
+    assert any("lie in no certified region" in note for note in judge(good).notes)
+    good.certificate["regions"][0]["kind"] = "ball"
+    only_failure(judge(good), "outside the certified bound")
+
+
+def test_regions_left_out_are_noted(good: Evidence) -> None:
+    good.certificate["regions"][0]["reason"] = "time limit"
+    assert any("time limit left out 1 region" in note for note in judge(good).notes)
 
 
 def test_a_criterion_rests_on_the_proofs(good: Evidence) -> None:

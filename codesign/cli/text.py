@@ -16,7 +16,12 @@ def print_certificate(document: dict[str, Any]) -> None:
     """What is not proved first, then what is."""
     summary, proof, criteria = document["summary"], document["proof"], document["criteria"]
     regions = document["regions"]
-    open_regions = [r for r in regions if r["top1"] != "proved"]
+    if summary["not_reached"]:
+        click.echo(
+            f"TIME LIMIT: {summary['not_reached']} of {summary['regions']} regions were not reached; for them only the "
+            "outputs' ranges are known"
+        )
+    open_regions = [r for r in regions if r["top1"] != "proved" and r["reason"] != "time limit"]
     for region in open_regions[:10]:
         reason = f" ({region['reason']})" if region["reason"] else ""
         click.echo(f"region {region['id']}: top-1 equality {region['top1']}{reason}")
@@ -34,6 +39,7 @@ def print_certificate(document: dict[str, Any]) -> None:
         f"{summary['regions']} regions; largest observed {summary['observed_max']:.4g} in {summary['evaluations']} "
         "exact evaluations"
     )
+    print_worst(regions)
     click.echo(
         f"top-1 equality proved on {100 * summary['top1_share']:.1f} % of {summary['top1_counted']} counted regions; "
         f"refuted on {summary['top1']['refuted']}, unknown on {summary['top1']['unknown']} of all"
@@ -42,7 +48,38 @@ def print_certificate(document: dict[str, Any]) -> None:
         click.echo(f"criterion epsilon {criteria['epsilon']:g}: {criteria['epsilon_verdict']}")
     if criteria["top1_share"] is not None:
         click.echo(f"criterion top-1 share {criteria['top1_share']:g}: {criteria['top1_verdict']}")
+    if "all_inputs" in document:
+        click.echo(document["all_inputs"]["statement"])
+    for name, told in (
+        ("top1_above", "top-1 equal above probability {}"),
+        ("topk", "equal sets of the {} largest outputs"),
+        ("ranking", "output {} stays above output {}"),
+    ):
+        wanted = criteria[name]
+        if wanted is not None:
+            statuses = [r[name] for r in regions]
+            counts = ", ".join(f"{s} on {statuses.count(s)}" for s in ("proved", "refuted", "unknown"))
+            asked = told.format(*(wanted if isinstance(wanted, list) else [wanted]))
+            click.echo(f"criterion {asked}: {criteria[f'{name}_verdict']} ({counts} regions)")
     click.echo(f"verdict: {document['verdict']}")
+
+
+def print_worst(regions: Sequence[dict[str, Any]]) -> None:
+    """The region of the largest bound: certified, the abstract model's worst case from below, and observed."""
+    reached = [r for r in regions if r["reason"] != "time limit"]
+    if not reached:
+        return
+    worst = max(reached, key=lambda r: max(r["logit_bound"]))
+    bound, lower, seen = max(worst["logit_bound"]), worst["abstract_lower"], worst["observed_logit_max"]
+    abstract = "not modelled" if lower is None else f"{lower:.4g}{_ratio(bound, lower)}"
+    click.echo(
+        f"worst region {worst['id']}, before a softmax: certified {bound:.4g} | abstract model's worst case at least "
+        f"{abstract} | observed {seen:.4g}{_ratio(bound, seen)}"
+    )
+
+
+def _ratio(bound: float, lower: float) -> str:
+    return f" (certified is {bound / lower:.3g} times that)" if lower > 0 else ""
 
 
 def print_signoff(result: dict[str, Any], folder: Path) -> None:

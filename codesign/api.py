@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codesign.certificate import certificate_document, hil_regions, proof_content, seal, write_certificate
+from codesign.errors import InputError
 from codesign.network import FloatNetwork, evaluate, load_network
 from codesign.quantization import (
     Activations,
@@ -33,6 +34,7 @@ from codesign.quantization import (
 )
 from codesign.verification import Neighbourhood, Options, RegionKind, input_domain, select
 from codesign.verification import certify as certify_regions
+from codesign.verification.all_inputs import all_inputs
 
 if TYPE_CHECKING:
     from codesign.toolchain import Build
@@ -59,6 +61,30 @@ def quantize(
     return read_integer_network(convert(model, output, calibration, activations))
 
 
+def quantize_for_domain(
+    model: PathLike,
+    output: PathLike,
+    calibration: PathLike | None = None,
+    activations: Activations = "int8",
+    domain: tuple[float, float] | None = None,
+    any_length: bool = False,
+) -> IntegerNetwork:
+    """As `quantize`, with ranges that hold whatever the float model reaches on inputs of the domain.
+
+    `domain` is for every feature, else each feature's range in the calibration data; `any_length`: after any number of
+    steps, in place of the model's own. Certificates over the whole domain need such ranges. InputError also where the
+    cell state has no bounded range.
+    """
+    from codesign.training.cover import convert_for_domain
+
+    network = load_network(model)
+    data = load_calibration(calibration or default_calibration_path(model), network.input_shape)
+    steps = None if any_length else network.input_shape[0]
+    return read_integer_network(
+        convert_for_domain(model, output, calibration, activations, input_domain(data.x, domain), steps)
+    )
+
+
 def read(path: PathLike) -> IntegerNetwork:
     """Read an int8 .tflite. InputError if it is none or has operators that are not supported."""
     return read_integer_network(path)
@@ -82,6 +108,7 @@ def certify(
     on_progress: Callable[[int, int], None] | None = None,
     output: PathLike | None = None,
     around: Neighbourhood | None = None,
+    any_length: bool = False,
 ) -> dict[str, Any]:
     """Certify |integer - float| and give the content of certificate.json.
 
@@ -89,9 +116,12 @@ def certify(
 
     Regions: the L-inf ball of `radius` around each of the first `samples` samples, clipped to the domain; or the whole
     domain box; `around` changes the balls (noise, a fixed prefix, the quantisation grid) or names a file of regions.
-    The domain is `domain` for every feature, else each feature's range in the data. The bounds hold for both
-    scale-product forms of TFLM's reference semantics. `on_progress` gets (regions done, regions in all).
+    The domain is `domain` for every feature, else each feature's range in the data. `any_length`: the domain's bounds
+    are to hold for any number of steps. The bounds hold for both scale-product forms of TFLM's reference semantics.
+    `on_progress` gets (regions done, regions in all).
     """
+    if any_length and region != "domain":
+        raise InputError("a certificate for any number of steps is for the whole domain; add --region domain")
     bounds = input_domain(data.x, domain)
     chosen = select(
         float_network, integer_network.input, data, region, radius, samples, bounds, around or Neighbourhood()
@@ -113,8 +143,12 @@ def certify(
         profile_variants(integer_network),
         advance,
     )
+    statement = None
+    if region == "domain" and len(result.regions) == 1:
+        result, statement = all_inputs(result, profile_variants(integer_network), data.x, any_length)
     proof = proof_content(result)
-    document = seal(certificate_document(result, chosen.samples, bounds), proof)
+    document = certificate_document(result, chosen.samples, bounds)
+    document = seal(document if statement is None else statement.describe(document), proof)
     if output is not None:
         write_certificate(document, Path(output), proof)
     return document

@@ -1,7 +1,8 @@
-"""Remakes the sample models that are trained for a certificate over all inputs: NAME_allinputs.h5 and its .calib.npz.
+"""Remakes the sample models that are trained for a certificate over all inputs: NAME_allinputs.h5,
+NAME_allinputs.calib.npz.
 
-They solve the same tasks as digits, motion and vowels, on the same data; 'stream' is digits for any number of steps, and
-'digits28' its rows and columns stretched to 28. Trained with codesign.training (docs/all-inputs.md).
+They solve the tasks of digits, motion and vowels on the same data; 'stream' is digits for any number of steps, and
+'digits28' has its rows and columns stretched to 28. Trained with codesign.training (docs/all-inputs.md).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -36,7 +37,7 @@ class Recipe:
     classes: int
     low: float
     high: float
-    activations: str
+    activations: Literal["int8", "int16"]
     any_length: bool = False
     epochs: int = 80
     noise: float = 0.05
@@ -71,7 +72,8 @@ def stretch(x: FloatArray) -> FloatArray:
     left = np.minimum(at.astype(int), 6)
     weight = np.zeros((28, 8))
     weight[np.arange(28), left], weight[np.arange(28), left + 1] = 1 - (at - left), at - left
-    return np.clip(np.einsum("ti,nij,sj->nts", weight, x, weight), 0, 1).astype(np.float32)
+    result: FloatArray = np.clip(np.einsum("ti,nij,sj->nts", weight, x, weight), 0, 1).astype(np.float32)
+    return result
 
 
 def build(recipe: Recipe, shape: tuple[int, ...]) -> Any:

@@ -56,14 +56,25 @@ main.add_command(export)
     "--activations", type=click.Choice(["int8", "int16"]), default="int8", show_default=True,
     help="Type of inputs, outputs and hidden states; weights are int8.",
 )  # fmt: skip
+@click.option("--cover", is_flag=True, help="Ranges that hold whatever inputs of the domain reach, not samples alone.")
+@click.option("--any-length", is_flag=True, help="With --cover: after any number of steps.")
+@click.option(
+    "--domain", callback=opt.domain, help="With --cover: input range LO,HI of every feature [default: the data's]."
+)
 @opt.calibration
 @opt.as_json
-def convert(model: Path, output: Path | None, activations: str, calibration: Path | None, as_json: bool) -> None:
+def convert(
+    model: Path, output: Path | None, activations: str, cover: bool, any_length: bool,
+    domain: tuple[float, float] | None, calibration: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Convert MODEL (.h5, .keras, float .tflite) to a full-integer .tflite with fused LSTMs."""
     from codesign import api
 
     destination = output or Path(f"{model.stem}.tflite")
-    network = api.quantize(model, destination, calibration, activations)  # type: ignore[arg-type]
+    if cover:
+        network = api.quantize_for_domain(model, destination, calibration, activations, domain, any_length)  # type: ignore[arg-type]
+    else:
+        network = api.quantize(model, destination, calibration, activations)  # type: ignore[arg-type]
     facts = {
         "tflite": str(destination),
         "sha256": network.sha256,
@@ -86,13 +97,14 @@ def convert(model: Path, output: Path | None, activations: str, calibration: Pat
 @click.argument("float_model", metavar="FLOAT", type=opt.FILE)
 @click.argument("int8_model", metavar="INT8", type=opt.FILE)
 @opt.certification(50)
+@click.option("--any-length", is_flag=True, help="Of --region domain: bounds for any number of steps.")
 @opt.calibration
 @click.option("-o", "--output", type=opt.FILE, help="Write the certificate here.")
 @opt.as_json
 def certify(
     float_model: Path, int8_model: Path, radius: str, samples: int, region: str, domain: tuple[float, float] | None,
     epsilon: float | None, require_top1: float | None, prove: str, prover: str, evaluations: int, seed: int,
-    jobs: int | None, calibration: Path | None, output: Path | None, as_json: bool, more: opt.More,
+    jobs: int | None, any_length: bool, calibration: Path | None, output: Path | None, as_json: bool, more: opt.More,
 ) -> None:  # fmt: skip
     """Prove bounds on |INT8 - FLOAT| that hold for every input of each region."""
     from codesign import api
@@ -108,7 +120,7 @@ def certify(
     with Progress(quiet=as_json) as progress:
         document = api.certify(
             network, integer, data, radius, samples, region, domain, options, progress.stage("certify"), output,  # type: ignore[arg-type]
-            more.around(),
+            more.around(), any_length,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(document, allow_nan=False))

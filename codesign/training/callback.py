@@ -23,7 +23,7 @@ class Settings:
 
     The loss gets strength * log(bound + floor), `bound` in logits; the strength starts at `early` times its value and
     falls to it over the first `warm_up` share of the epochs. `floor` keeps the network from collapsing to zero.
-    `initialise`: shrink recurrent weights and close forget gates before the first epoch, so that the bound starts small.
+    `initialise`: shrink recurrent weights and close forget gates before the first epoch: the bound starts small.
     `certify_every`: epochs between certified bounds in the logs; 0 for none.
     `snap`: train with weights on the int8 grid (straight-through), and leave them there.
     """

@@ -1,20 +1,23 @@
 """Widens the ranges of an int8 .tflite file so that no input of the domain saturates it.
 
 The converter takes ranges from calibration samples. Here every activation's range is joined with what the float network
-can reach over the domain (`codesign.training.ranges`), scales and zero points are set anew, and so are the biases that depend
-on them; weights stay. The numbers are replaced where they lie in the file: its structure does not change.
+can reach over the domain (`codesign.training.ranges`), scales and zero points are set anew, and so are the biases that
+depend on them; weights stay. The numbers are replaced where they lie in the file: its structure does not change.
 """
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from codesign.errors import CodesignError
-from codesign.network import Dense, FloatNetwork, Lstm
-from codesign.quantization import parse_integer_network
+from codesign.errors import CodesignError, InputError
+from codesign.files import write_atomically
+from codesign.network import Dense, FloatNetwork, Lstm, load_network
+from codesign.quantization import Activations, convert, parse_integer_network, to_int16
 from codesign.training.ranges import Ranges, float_ranges
 
 FloatArray = npt.NDArray[np.float64]
@@ -33,6 +36,28 @@ def cover_domain(
     result = bytes(patcher.buffer)
     parse_integer_network(result, network.name)
     return result
+
+
+def convert_for_domain(
+    model: str | Path,
+    output: str | Path,
+    calibration: str | Path | None,
+    activations: Activations,
+    domain: tuple[FloatArray, FloatArray],
+    steps: int | None,
+) -> Path:
+    """Convert as `codesign.quantization.convert` does, with ranges that cover the domain; returns the output's path."""
+    network, path = load_network(model), Path(output)
+    with tempfile.TemporaryDirectory(prefix="codesign-") as folder:
+        plain = convert(model, Path(folder) / "model.tflite", calibration)
+        content = cover_domain(plain.read_bytes(), network, domain, steps)
+    if activations == "int16":
+        content = to_int16(parse_integer_network(content, network.name), network)
+        parse_integer_network(content, network.name)
+    if path.suffix.lower() != ".tflite" or not path.absolute().parent.is_dir():
+        raise InputError(f"the output {path} has to be a .tflite file in a folder that exists")
+    write_atomically(path, content)
+    return path
 
 
 class _Patcher:

@@ -51,6 +51,13 @@ class AllInputs:
             "stream_error": self.stream_error,
         }
 
+    def describe(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The certificate's document with this statement in it."""
+        claim = str(document["claim"])
+        if self.any_length:
+            claim = claim.replace("every float32 input inside", "every sequence of any number of float32 inputs inside")
+        return {**document, "method": METHOD, "claim": claim, "all_inputs": self.to_json()}
+
     def statement(self) -> str:
         """What the certificate says, in words."""
         inputs = "every sequence of inputs of any length" if self.any_length else "every possible input"
@@ -58,8 +65,8 @@ class AllInputs:
         if self.covered is not None:
             share = f" ({100 * float(self.covered.mean()):.1f} % of the {len(self.covered)} samples)"
         return (
-            f"for {inputs} of the domain the board's logits are within {self.bound:.4g} of the float model's; wherever the "
-            f"float model's margin exceeds {2 * self.bound:.4g} the class is the same{share}"
+            f"for {inputs} of the domain the board's logits are within {self.bound:.4g} of the float model's; wherever "
+            f"the float model's margin exceeds {2 * self.bound:.4g} the class is the same{share}"
         )
 
 
@@ -71,8 +78,9 @@ def all_inputs(
 ) -> tuple[Certification, AllInputs]:
     """The certification of one domain region with the comparison system's bounds, and what it states of all inputs.
 
-    For a fixed number of steps the tighter of its bounds and the zonotope's counts. `samples` (N, T, D): for the covered
-    share. InputError where a layer is not supported, CodesignError where no bound for any number of steps exists.
+    For a fixed number of steps the tighter of its bounds and the zonotope's counts. `samples` (N, T, D): for the
+    covered share. InputError where a layer is not supported, CodesignError where no bound for any number of steps
+    exists.
     """
     require_round_to_nearest()
     result = certification.regions[0]
@@ -94,9 +102,8 @@ def all_inputs(
     changed = replace(
         result, lower=difference.lo[0], upper=difference.hi[0], logit_bound=logit, output_lo=output.lo[0],
         output_hi=output.hi[0], epsilon=status, sources=e.sources[0], reason=_reason(result.top1, status),
+        trace=None,
     )  # fmt: skip
-    if hasattr(changed, "trace"):
-        changed = replace(changed, trace=None)  # type: ignore[call-arg,unused-ignore]
     share = None
     if samples is not None and len(samples):
         exact = evaluate(certification.float_network, samples, logits=True)

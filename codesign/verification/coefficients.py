@@ -37,10 +37,11 @@ def _inside(v: Array, lo: Array, hi: Array) -> Array:
 
 
 def _gate_support(p: Array, q: Array, s: Box, t: Box) -> Array:
-    """Largest p s (1 - s) t + q s (1 - t^2) over the box: at a corner, or where a derivative along an edge or both vanish.
+    """Largest p s (1 - s) t + q s (1 - t^2) over the box.
 
-    On t fixed: s = 1/2 + q (1 - t^2) / (2 p t). On s fixed: t = p (1 - s) / (2 q). Inside: both, so that
-    3 s^2 - 4 s + 1 + 4 (q / p)^2 = 0. Values at points of the box never exceed the maximum.
+    It is at a corner, or where the derivative along an edge, or both derivatives, vanish. On t fixed: s = 1/2 + q (1 -
+    t^2) / (2 p t). On s fixed: t = p (1 - s) / (2 q). Inside: both, so that 3 s^2 - 4 s + 1 + 4 (q / p)^2 = 0. Values
+    at points of the box never exceed the maximum.
     """
     points = [(a, b) for a in (s.lo, s.hi) for b in (t.lo, t.hi)]
     with np.errstate(divide="ignore", invalid="ignore"):

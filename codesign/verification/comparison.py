@@ -8,8 +8,8 @@ integer arguments. With i, f, o = sigmoid, g = tanh and t = tanh(c') at a point 
     d(o t)       = [o (1 - t^2)] dc' + [o (1 - o) t] dz_o
     dz           = R^ dh + W^ dx + n          hats: the integer network's effective weights; |n| <= noise
 
-so a row is a linear form in (dh, dx, n) whose coefficients range over a small planar set each. The bound is the
-largest sum of magnitudes over the corners of polygons around these sets: gates that share inputs keep the signs of their
+so a row is a linear form in (dh, dx, n) whose coefficients range over a small planar set each. The bound is the largest
+sum of magnitudes over the corners of polygons around these sets: gates that share inputs keep the signs of their
 weights against each other, and i near 1 excludes i (1 - i) being large, as |g| near 1 excludes 1 - g^2 being so. Weight
 differences, roundings, table errors over the reachable arguments and saturations enter as magnitudes.
 

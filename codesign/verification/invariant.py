@@ -2,9 +2,9 @@
 
 Let S be boxes of (h, c) that hold the reset state and that no step leaves, and F(u) the comparison system's bound of
 the differences after a step from differences of at most u, the float state anywhere in S. F is monotone and differences
-start at 0; so F(u) <= u bounds them after every number of steps, by induction. F(u) is the largest of finitely many
-A_k u + eps_k with non-negative A_k. Where a positive v has A_k v <= rho v with rho < 1 for all k, any two runs forget
-their difference at the rate rho (incremental input-to-state stability; for LSTMs: Bonassi, Terzi, Farina and Scattolini,
+start at 0; so F(u) <= u bounds them after every number of steps, by induction. F(u) is the largest of finitely many A_k
+u + eps_k with non-negative A_k. Where a positive v has A_k v <= rho v with rho < 1 for all k, any two runs forget their
+difference at the rate rho (incremental input-to-state stability; for LSTMs: Bonassi, Terzi, Farina and Scattolini,
 2020), and such a u exists once the errors are small enough.
 """
 

@@ -1,9 +1,9 @@
 """What an integer network multiplies its accumulators by, exactly.
 
 int16 networks rescale int64 accumulators with 16-bit multipliers (MBQM64), which differ from the 32-bit ones by up to
-2^-15 relatively. A 32-bit multiplier r 2^16 has the same value r 2^(e - 15) as the 16-bit one, and its rounding
-error model (two roundings) covers MBQM64's single one: so the verifier reads an int16 network with such multipliers in its place.
-Products of gates (cell, hidden) are rescaled by the 32-bit MBQM in both kinds.
+2^-15 relatively. A 32-bit multiplier r 2^16 has the same value r 2^(e - 15) as the 16-bit one, and its rounding error
+model (two roundings) covers MBQM64's single one: so the verifier reads an int16 network with such multipliers in its
+place. Products of gates (cell, hidden) are rescaled by the 32-bit MBQM in both kinds.
 """
 
 from __future__ import annotations

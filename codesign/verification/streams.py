@@ -30,7 +30,8 @@ def _longer(tensor: QuantizedTensor, steps: int) -> QuantizedTensor:
 
 
 def integer_stream(network: IntegerNetwork, q: ActivationArray) -> ActivationArray:
-    """Integer outputs (B, L, M) after each of the L steps of q (B, L, D), from one reset. InputError for other heads."""
+    """Integer outputs (B, L, M) after each of the L steps of q (B, L, D), from one reset. InputError for other
+    heads."""
     batch, steps = q.shape[:2]
     value, sequence = q, True
     for op in network.ops:
@@ -59,5 +60,5 @@ def float_stream(network: FloatNetwork, x: npt.ArrayLike) -> Array:
     if not rest:
         return hidden
     rows = hidden.reshape(batch * steps, 1, -1)
-    out = evaluate(replace(network, input_shape=rows.shape[1:], layers=rest), rows)
+    out = evaluate(replace(network, input_shape=(1, rows.shape[2]), layers=rest), rows)
     return np.asarray(out).reshape(batch, steps, -1)

@@ -104,7 +104,8 @@ def sigmoid(z):
 
 
 def attained(layer, x, state, dx, rng, count=200_000):
-    """Largest |dc'| and |dh'| seen when real-valued arithmetic runs one step twice, `state` and dx apart, by sampling."""
+    """Largest |dc'| and |dh'| seen when real-valued arithmetic runs one step twice, `state` and dx apart, by
+    sampling."""
     w = layer.weights
 
     def draw(lo, hi, n):

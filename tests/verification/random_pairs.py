@@ -23,7 +23,7 @@ def _scale(rng: np.random.Generator, lo: float, hi: float) -> float:
     return float(np.float32(np.exp(rng.uniform(np.log(lo), np.log(hi)))))
 
 
-def _lstm(rng, name, source, units, last, gain):
+def _lstm(rng, name, source, units, last, gain, weight_error):
     steps, features = source.shape
     output = QuantizedTensor(f"{name}.h", (steps, units), "int8", _scale(rng, 0.002, 0.012), int(rng.integers(-60, 60)))
     W = rng.integers(-127, 128, (4, units, features)).astype(np.int8)
@@ -41,7 +41,7 @@ def _lstm(rng, name, source, units, last, gain):
     )  # fmt: skip
 
     def perturbed(q, scales):
-        noise = rng.uniform(-0.5, 0.5, q.shape)
+        noise = rng.uniform(-weight_error, weight_error, q.shape)
         return ((q + noise) * np.asarray(scales)[:, None, None]).astype(np.float32)
 
     bias = np.stack([b[g] * source.scale * W_scale[g] for g in range(4)]).astype(np.float32)
@@ -49,17 +49,24 @@ def _lstm(rng, name, source, units, last, gain):
     return layer, op
 
 
-def random_pair(seed: int, gain: float = 1.0, softmax: bool = True) -> tuple[FloatNetwork, IntegerNetwork]:
-    """One or two LSTMs, a dense layer, and perhaps a softmax. `gain` > 1 drives the pair into saturation."""
+def random_pair(
+    seed: int, gain: float = 1.0, softmax: bool = True, weight_error: float = 0.5, coarse: float = 1.0
+) -> tuple[FloatNetwork, IntegerNetwork]:
+    """One or two LSTMs, a dense layer, and perhaps a softmax. `gain` > 1 drives the pair into saturation.
+
+    `weight_error`: largest difference of the weights, in their steps; `coarse` > 1: a larger input step.
+    """
     rng = np.random.default_rng(seed)
     steps, features = int(rng.integers(1, 6)), int(rng.integers(1, 5))
-    tensor = QuantizedTensor("x", (steps, features), "int8", _scale(rng, 0.002, 0.02), int(rng.integers(-128, 128)))
+    tensor = QuantizedTensor(
+        "x", (steps, features), "int8", coarse * _scale(rng, 0.002, 0.02), int(rng.integers(-128, 128))
+    )
     first = tensor
     layers, ops = [], []
     count = int(rng.integers(1, 3))
     for index in range(count):
         last = index == count - 1
-        layer, op = _lstm(rng, f"lstm{index}", tensor, int(rng.integers(1, 8)), last, gain)
+        layer, op = _lstm(rng, f"lstm{index}", tensor, int(rng.integers(1, 8)), last, gain, weight_error)
         layers.append(layer)
         ops.append(op)
         tensor = op.output
@@ -74,7 +81,7 @@ def random_pair(seed: int, gain: float = 1.0, softmax: bool = True) -> tuple[Flo
     relu = bool(rng.random() < 0.3)
     ops.append(IntDense("dense", tail, out, W, b, scales, multipliers, out.zero_point if relu else -128, 127))
     wide = np.asarray(scales)[:, None]
-    weights = ((W + rng.uniform(-0.5, 0.5, W.shape)) * wide).astype(np.float32)
+    weights = ((W + rng.uniform(-weight_error, weight_error, W.shape)) * wide).astype(np.float32)
     bias = (b * tail.scale * np.asarray(scales)).astype(np.float32)
     activation = "relu" if relu else "softmax" if softmax else "linear"
     layers.append(Dense("dense", weights, bias, activation))

@@ -1,0 +1,71 @@
+"""Tightness of certified bounds: bound, abstract lower bound and worst observed error, medians over samples.
+
+Run it in the repository's root on models that have NAME.h5, NAME.tflite, NAME.int16.tflite and NAME.calib.npz:
+
+    python tools/train_bench_nets.py && for n in d8h16 d8h32 d28h20; do for a in int8 int16; do
+      codesign convert out/bench/$n.h5 --activations $a -o out/bench/$n$([ $a = int16 ] && echo .int16).tflite; done; done
+    python tools/bench_tightness.py --samples 20 out/bench/d8h16:int8:0.005,0.01 out/bench/d28h20:int16:0.005
+
+An argument is MODEL:int8|int16:RADIUS[,RADIUS...]; the ratios are medians of the samples' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from codesign.network import load_network
+from codesign.quantization import load_calibration, read_integer_network
+from codesign.verification import ball, input_domain, search
+from codesign.verification.abstract import abstract_lower
+from codesign.verification.align import align
+from codesign.verification.propagate import propagate, top1_proved
+
+
+def measure(base: str, activations: str, radius: float, samples: int) -> None:
+    network = load_network(f"{base}.h5")
+    suffix = ".int16" if activations == "int16" else ""
+    integer = read_integer_network(f"{base}{suffix}.tflite")
+    data = load_calibration(f"{base}.calib.npz", network.input_shape)
+    stages, domain = align(network, integer), input_domain(data.x)
+    rows, proved, seconds = [], [], 0.0
+    for k in range(min(samples, len(data.x))):
+        region = ball(str(k), data.x[k], radius, domain)
+        started = time.process_time()
+        enclosure = propagate(stages, integer, [region])
+        seconds += time.process_time() - started
+        bound = max(-enclosure.logit_difference.lo.min(), enclosure.logit_difference.hi.max())
+        lower = abstract_lower(stages, integer, region, np.random.default_rng(k), iterations=24)
+        found = search(network, integer, region, np.random.default_rng(k), 3000)
+        rows.append((bound, np.nan if lower is None else lower.max(), found.error))
+        proved.append(bool(top1_proved(enclosure)[0][0]))
+    bound, lower, observed = np.array(rows).T
+    print(
+        f"| {base.split('/')[-1]} | {activations} | {radius:g} | {np.median(bound):.4g} | {np.median(lower):.4g} | "
+        f"{np.median(observed):.4g} | {np.median(bound / lower):.2f} | {np.median(bound / observed):.2f} | "
+        f"{100 * np.mean(proved):.0f} % | {seconds / len(rows):.3f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("queries", nargs="+")
+    parser.add_argument("--samples", type=int, default=20)
+    arguments = parser.parse_args()
+    print(
+        "| model | activations | radius | bound | abstract lower | observed | bound/abstract | bound/observed | top-1 | CPU s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    with threadpool_limits(1):
+        for query in arguments.queries:
+            base, activations, radii = query.split(":")
+            for radius in radii.split(","):
+                measure(base, activations, float(radius), arguments.samples)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Second-order relaxations: a parabola under sigmoid and tanh, a quadratic patch under their products, and eigenvalues.
+
+A patch is f(u, v) = k + a du + b dv + q_uu du^2 + q_uv du dv + q_vv dv^2 +- rad over a box, du = u - u0, dv = v - v0.
+As with planes, the coefficients are chosen freely and only the residual has to be right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from codesign.proof.obligation import Kind
+from codesign.verification.affine import UNIT, Array, Box, gamma, product_box, up
+from codesign.verification.relaxation import Function, Recorder, RelaxationBatch, derivative, image, value
+
+_CELLS = 24
+_NODES = -np.cos(np.pi * (np.arange(9) + 0.5) / 9)
+_FIT = np.linalg.pinv(np.vander(_NODES, 3, increasing=True))
+# max |f'''|: sigmoid''' = p (1 - 6 p) with p = sigmoid' in [0, 1/4], at most 1/8; tanh''' = 16 sigmoid'''(2 z).
+_THIRD = {"sigmoid": 0.1251, "tanh": 2.001}
+
+
+@dataclass(frozen=True, eq=False)
+class Parabola:
+    """f(z) = s0 + s1 d + s2 d^2 + [lo, hi] with d = z - center, over a box."""
+
+    s0: Array
+    s1: Array
+    s2: Array
+    residual: Box
+
+
+def second_derivative(function: Function, z: Array) -> Array:
+    y = value(function, z)
+    return np.asarray(y * (1 - y) * (1 - 2 * y) if function == "sigmoid" else -2 * y * (1 - y * y))
+
+
+def parabola(function: Function, box: Box, center: Array, place: str = "", recorder: Recorder | None = None) -> Parabola:
+    """Least squares on Chebyshev nodes; the residual from a grid with its second-order remainder.
+
+    Between neighbours of a grid of step h the residual leaves the chord by at most h^2/8 max |f'' - 2 s2|, and f'' moves
+    by at most h/2 max |f'''| from its value in the middle of the cell.
+    """
+    middle, radius = box.mid, np.maximum(box.rad, 1e-9)
+    nodes = value(function, middle + radius * _NODES[(slice(None), *[None] * middle.ndim)])
+    c0, c1, c2 = np.tensordot(_FIT, nodes, 1)
+    shift = middle - center
+    s2 = c2 / radius**2
+    s1 = c1 / radius - 2 * shift * s2
+    s0 = c0 - c1 * shift / radius + s2 * shift**2
+    thin = box.rad < 1e-6
+    s2 = np.where(thin, 0.0, s2)
+    s1 = np.where(thin, derivative(function, center), s1)
+    s0 = np.where(thin, value(function, center), s0)
+    share = np.linspace(0.0, 1.0, _CELLS + 1)[(slice(None), *[None] * middle.ndim)]
+    grid = np.clip(box.lo + (box.hi - box.lo) * share, box.lo, box.hi)
+    grid[-1] = box.hi
+    d = grid - center
+    at = value(function, grid) - (s0 + s1 * d + s2 * d * d)
+    step = np.diff(grid, axis=0).max(0) * (1 + 1e-9) + 1e-15
+    half = 0.5 * (grid[1:] + grid[:-1])
+    curvature = np.abs(second_derivative(function, half) - 2 * s2) + 0.51 * step * _THIRD[function] + 1e-12
+    bulge = step**2 / 8 * curvature * (1 + 1e-9)
+    lost = 64 * UNIT * (4 + np.abs(s0) + (np.abs(s1) + np.abs(s2) * np.abs(d).max(0)) * np.abs(d).max(0))
+    low = (np.minimum(at[1:], at[:-1]) - bulge).min(0) - lost
+    high = (np.maximum(at[1:], at[:-1]) + bulge).max(0) + lost
+    room = 1e-3 * (high - low) + 1e-10
+    low, high = low - room, high + room
+    if recorder is not None:
+        # f(z) - s2 z^2 - (s1 - 2 s2 c) z in [low, high] + s0 - s1 c + s2 c^2; room covers the rounding of these.
+        kind: Kind = "sigmoid_square" if function == "sigmoid" else "tanh_square"
+        offset = s0 - s1 * center + s2 * center**2
+        slopes = (s1 - 2 * s2 * center, np.zeros_like(s2))
+        batch = RelaxationBatch(kind, place, (box.lo, s2), (box.hi, s2), slopes, offset + low, offset + high)
+        recorder.add(batch)
+    return Parabola(s0, s1, s2, Box(low, high))
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """k + a du + b dv + q_uu du^2 + q_uv du dv + q_vv dv^2 +- rad; `size` bounds the sum of absolute terms."""
+
+    k: Array
+    a: Array
+    b: Array
+    q: tuple[Array, Array, Array]
+    rad: Array
+    size: Array
+
+
+def product_patch(s: Parabola, s_image: Box, ur: Array, y: Parabola, y_image: Box, vr: Array) -> Patch:
+    """The product of two parabolas over |du| <= ur, |dv| <= vr; images are ranges of the functions themselves.
+
+    Terms of third order du^2 dv = (ur^2 / 2) dv +- ur^2 vr / 2, so half of each goes into the linear part.
+    """
+    a = y.s0 * s.s1 + 0.5 * vr**2 * s.s1 * y.s2
+    b = s.s0 * y.s1 + 0.5 * ur**2 * s.s2 * y.s1
+    q = (y.s0 * s.s2, s.s1 * y.s1, s.s0 * y.s2)
+    cubic = 0.5 * np.abs(s.s1 * y.s2) * ur * vr**2 + 0.5 * np.abs(s.s2 * y.s1) * ur**2 * vr
+    quartic = np.abs(s.s2 * y.s2) * (ur * vr) ** 2
+    # S Y - S_q Y_q = r_S Y + S_q r_Y with S_q = S - r_S.
+    fitted = s_image + Box(-s.residual.hi, -s.residual.lo)
+    rest = product_box(s.residual, y_image) + product_box(fitted, y.residual)
+    constant = s.s0 * y.s0
+    whole_s = np.abs(s.s0) + np.abs(s.s1) * ur + np.abs(s.s2) * ur**2 + s.residual.mag
+    whole_y = np.abs(y.s0) + np.abs(y.s1) * vr + np.abs(y.s2) * vr**2 + y.residual.mag
+    size = whole_s * whole_y
+    rad = up(rest.rad + cubic + quartic + 64 * UNIT * size)
+    return Patch(constant + rest.mid, a, b, q, rad, size)
+
+
+def sigmoid_times(u: Box, u0: Array, v: Box, v0: Array, place: str, recorder: Recorder | None) -> Patch:
+    """sigmoid(u) v over a box, expanded around (u0, v0)."""
+    s = parabola("sigmoid", u, u0, f"{place} sigmoid", recorder)
+    zero, one = np.zeros_like(v0), np.ones_like(v0)
+    return product_patch(s, image("sigmoid", u), _reach(u, u0), Parabola(v0, one, zero, Box(zero, zero)), v, _reach(v, v0))
+
+
+def sigmoid_tanh(u: Box, u0: Array, v: Box, v0: Array, place: str, recorder: Recorder | None) -> Patch:
+    """sigmoid(u) tanh(v) over a box, expanded around (u0, v0)."""
+    s = parabola("sigmoid", u, u0, f"{place} sigmoid", recorder)
+    y = parabola("tanh", v, v0, f"{place} tanh", recorder)
+    return product_patch(s, image("sigmoid", u), _reach(u, u0), y, image("tanh", v), _reach(v, v0))
+
+
+def _reach(box: Box, center: Array) -> Array:
+    return up(np.maximum(np.maximum(box.hi - center, center - box.lo), 0.0) + 2 * UNIT * (box.mag + np.abs(center)))
+
+
+def _lanczos(matrix: Array, steps: int) -> tuple[float, float]:
+    """Estimates of the extreme eigenvalues of a symmetric matrix; not rigorous."""
+    n = matrix.shape[0]
+    q = matrix[int(np.argmax(np.abs(matrix).sum(1)))] + 1e-3 * np.abs(matrix).max()
+    basis = np.zeros((min(steps, n), n))
+    alpha, beta = [], []
+    q = q / np.linalg.norm(q)
+    for k in range(len(basis)):
+        basis[k] = q
+        w = matrix @ q
+        alpha.append(float(q @ w))
+        w = w - basis[: k + 1].T @ (basis[: k + 1] @ w)
+        w = w - basis[: k + 1].T @ (basis[: k + 1] @ w)
+        norm = float(np.linalg.norm(w))
+        if norm < 1e-12 * (abs(alpha[0]) + 1e-300) or k + 1 == len(basis):
+            break
+        beta.append(norm)
+        q = w / norm
+    size = len(alpha)
+    tridiagonal = np.diag(alpha) + np.diag(beta[: size - 1], 1) + np.diag(beta[: size - 1], -1)
+    ends = np.linalg.eigvalsh(tridiagonal)
+    return float(ends[0]), float(ends[-1])
+
+
+def eigenvalue_bounds(matrix: Array, steps: int = 18) -> tuple[float, float]:
+    """Rigorous upper bounds, >= 0, of the largest eigenvalue of a symmetric matrix and of its negative.
+
+    c I - A is positive semidefinite up to the backward error of a Cholesky factorisation that succeeds (Rump,
+    'Verification of positive definiteness', BIT 46, 2006): gamma_(n+1) times the trace, taken eightfold here.
+    """
+    norm = float(np.sqrt(np.square(matrix).sum())) * (1 + gamma(matrix.size))
+    if norm == 0.0 or not np.isfinite(norm):
+        return norm, norm
+    low, high = _lanczos(matrix, steps)
+    trace = float(np.abs(np.diagonal(matrix)).sum())
+    return _verified(matrix, 1.0, high, norm, trace), _verified(matrix, -1.0, -low, norm, trace)
+
+
+def _verified(matrix: Array, sign: float, guess: float, norm: float, trace: float) -> float:
+    n = matrix.shape[0]
+    shift = max(guess, 0.0) * 1.01 + 1e-3 * norm
+    shifted = -sign * matrix
+    diagonal = np.diagonal(shifted).copy()
+    for _ in range(4):
+        if shift >= norm:
+            break
+        np.fill_diagonal(shifted, diagonal + shift)
+        try:
+            np.linalg.cholesky(shifted)
+            return shift + 8 * (n + 2) * UNIT * (n * shift + trace) + 1e-290
+        except np.linalg.LinAlgError:
+            shift *= 1.15
+    return norm
+
+
+def absolute_rows(form: npt.NDArray[np.float64]) -> Array:
+    """Sum of absolute values along the last axis, rounded up."""
+    return up(np.abs(form).sum(-1) * (1 + gamma(form.shape[-1])))

@@ -59,7 +59,7 @@ def check_family(board: Board) -> str | None:
         )
     if board.support in ("nrf51", "nrf52") and board.serial.baud not in _NRF_BAUDS:
         return f"[serial] 'baud' has to be one of {', '.join(map(str, _NRF_BAUDS))}"
-    if board.counter == "board" and board.support != "nrf51":
+    if board.counter == "board" and board.support not in ("nrf51", "rp2040"):
         return f"[counter] the family {board.support} has no counter of its own"
     pll = _FAMILIES.get(board.support)
     if pll is None:

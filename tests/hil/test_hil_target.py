@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,6 @@ def test_board_without_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
     attach(monkeypatch)
     with (
         pytest.raises(InputError, match="nucleo_f446 has no emulator"),
-        open_target(build_for(load_board("nucleo_f446"))),
+        open_target(build_for(dataclasses.replace(load_board("nucleo_f446"), emulator=None))),
     ):
         pass

@@ -1,7 +1,7 @@
 """Emulated boards: run a board's own ELF behind a pseudo-terminal, so that pyserial sees nothing but a port name.
 
-`process` starts and ends the emulator's child process; `qemu` supervises qemu-system-arm in that child; `cortexm` and
-`stm32f7` are an emulated STM32F746 on Unicorn's Cortex-M7.
+`process` starts and ends the emulator's child process. In that child, `qemu` supervises qemu-system-arm, and `mcu` runs
+a microcontroller on Unicorn's core (`cortexm`): `stm32`, `stm32_small`, `nrf52` and `rp2040` are their peripherals.
 """
 
 from codesign.hil.emulators.process import EmulatedBoard, EmulatorSpec, MemoryRegion

@@ -1,4 +1,4 @@
-"""An emulated Cortex-M7 on Unicorn: memories, peripherals, system control space, exact instruction count.
+"""An emulated Cortex-M on Unicorn: memories, peripherals, system control space, exact instruction count.
 
 Instructions are counted by UC_HOOK_BLOCK: each translated block is decoded once to instruction addresses, and its
 length is added when it runs. Inside a block, the program counter that Unicorn synchronises for memory hooks tells how
@@ -21,8 +21,17 @@ PERIPHERAL_BASE = 0x4000_0000
 PERIPHERAL_SIZE = 0x0008_0000
 SYSTEM_BASE = 0xE000_0000
 SYSTEM_SIZE = 0x0010_0000
+_IT_BITS = 0x0600_FC00  # of xPSR
 _SLOT_BITS = 10  # STM32 peripherals are 1 KiB apart
 
+_MODELS = {
+    "cortex-m0": "UC_CPU_ARM_CORTEX_M0",
+    "cortex-m0plus": "UC_CPU_ARM_CORTEX_M0",  # Unicorn has no M0+; its instruction set is the M0's
+    "cortex-m3": "UC_CPU_ARM_CORTEX_M3",
+    "cortex-m4": "UC_CPU_ARM_CORTEX_M4",
+    "cortex-m7": "UC_CPU_ARM_CORTEX_M7",
+    "cortex-m33": "UC_CPU_ARM_CORTEX_M33",
+}
 _ACCESS = {16: "read", 17: "write", 18: "fetch", 19: "read", 20: "write", 21: "fetch"}
 
 
@@ -72,6 +81,13 @@ class Image:
                 raise BoardFaultError(f"{path} is not an ELF file: {error}") from error
         return Image(segments, tuple(functions))
 
+    def bytes_at(self, address: int, size: int) -> bytes:
+        """What the ELF loads there; empty where it loads less."""
+        for start, data in self.segments:
+            if start <= address and address + size <= start + len(data):
+                return data[address - start : address - start + size]
+        return b""
+
     def where(self, address: int) -> str:
         """'0x08001234 in function name'."""
         index = bisect_right(self.functions, (address, "\x7f")) - 1
@@ -81,19 +97,29 @@ class Image:
 
 class Core:
     """The core with its memories. `memories` are (origin, size, writable); the vector table is at the lowest read-only
-    memory. `idle(max_seconds)` is called at WFI; it blocks and returns the number of cycles that passed."""
+    memory. `cpu` is the core's name as in a board file; `windows` are the address ranges (origin, size) of peripherals;
+    `first_vectors` is another place of the vector table. `wait` is called at WFI."""
 
-    def __init__(self, image: Image, memories: list[tuple[int, int, bool]]) -> None:
+    def __init__(
+        self,
+        image: Image,
+        memories: list[tuple[int, int, bool]],
+        cpu: str = "cortex-m7",
+        windows: tuple[tuple[int, int], ...] = ((PERIPHERAL_BASE, PERIPHERAL_SIZE),),
+        first_vectors: int | None = None,
+    ) -> None:
         import unicorn
         from unicorn import arm_const
 
         self._unicorn = unicorn
         self._pc_register = arm_const.UC_ARM_REG_PC
+        self._xpsr_register = arm_const.UC_ARM_REG_XPSR
         self.image = image
         engine: Any = unicorn.Uc
         self.uc: Any = engine(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
-        self.uc.ctl_set_cpu_model(arm_const.UC_CPU_ARM_CORTEX_M7)
-        self.peripherals: dict[int, Peripheral] = {}
+        self.uc.ctl_set_cpu_model(getattr(arm_const, _MODELS[cpu]))
+        self.peripherals: dict[int, tuple[Peripheral, int]] = {}
+        self._windows = windows
         self.system: Peripheral | None = None
         self.floating_point_enabled: Callable[[], bool] = lambda: False
         self.wait: Callable[[], None] = lambda: None
@@ -105,11 +131,14 @@ class Core:
         self._map(memories)
         self._hook()
         vectors = min(origin for origin, _, writable in memories if not writable)
-        self._reset(vectors, memories, arm_const.UC_ARM_REG_SP)
+        self._memories = memories
+        self._sp_register = arm_const.UC_ARM_REG_SP
+        self.reset(vectors if first_vectors is None else first_vectors)
 
-    def add(self, address: int, peripheral: Peripheral) -> None:
-        """Put a peripheral into its 1 KiB slot."""
-        self.peripherals[address >> _SLOT_BITS] = peripheral
+    def add(self, address: int, peripheral: Peripheral, size: int = 1 << _SLOT_BITS) -> None:
+        """Put a peripheral at an address; it takes whole slots of 1 KiB."""
+        for slot in range(address >> _SLOT_BITS, (address + size - 1 >> _SLOT_BITS) + 1):
+            self.peripherals[slot] = (peripheral, address)
 
     def now(self) -> int:
         """Core cycles since reset: executed instructions, and the time slept."""
@@ -126,13 +155,19 @@ class Core:
                 raise BoardFaultError(self._problem)
             self.wait()  # Unicorn returns by itself only at WFI
 
-    def _reset(self, vectors: int, memories: list[tuple[int, int, bool]], sp_register: int) -> None:
+    def start_at(self, entry: int, stack: int) -> None:
+        """Let the core run from `entry`, as a boot ROM would."""
+        self.uc.reg_write(self._sp_register, stack)
+        self.uc.reg_write(self._pc_register, entry | 1)
+
+    def reset(self, vectors: int) -> None:
+        """Take stack pointer and program counter from a vector table. BoardFaultError where they make no sense."""
         stack, entry = struct.unpack("<II", self.uc.mem_read(vectors, 8))
-        if not any(origin < stack <= origin + size for origin, size, writable in memories if writable):
+        if not any(origin < stack <= origin + size for origin, size, writable in self._memories if writable):
             raise BoardFaultError(f"the vector table's initial stack pointer 0x{stack:08x} is not in RAM")
         if not entry & 1:
             raise BoardFaultError(f"the vector table's reset handler 0x{entry:08x} is no Thumb address")
-        self.uc.reg_write(sp_register, stack & ~7)
+        self.uc.reg_write(self._sp_register, stack & ~7)
         self.uc.reg_write(self._pc_register, entry)
 
     @property
@@ -162,8 +197,8 @@ class Core:
                     f"the ELF loads {len(data)} bytes to 0x{address:08x}, which is not in this board's flash"
                 )
             uc.mem_write(address, data)
-        uc.mmio_map(PERIPHERAL_BASE, PERIPHERAL_SIZE, self._read_peripheral, None, self._write_peripheral, None)
-        uc.mmio_map(SYSTEM_BASE, SYSTEM_SIZE, self._read_system, None, self._write_system, None)
+        for base, size in (*self._windows, (SYSTEM_BASE, SYSTEM_SIZE)):
+            uc.mmio_map(base, size, self._reader(base), None, self._writer(base), None)
 
     # Counting
 
@@ -171,7 +206,7 @@ class Core:
         uc, kinds = self.uc, self._unicorn
         uc.hook_add(kinds.UC_HOOK_BLOCK, self._on_block)
         # These do nothing: with them, Unicorn brings the program counter up to date before a peripheral is accessed.
-        for base, size in ((PERIPHERAL_BASE, PERIPHERAL_SIZE), (SYSTEM_BASE, SYSTEM_SIZE)):
+        for base, size in (*self._windows, (SYSTEM_BASE, SYSTEM_SIZE)):
             access = kinds.UC_HOOK_MEM_READ | kinds.UC_HOOK_MEM_WRITE
             uc.hook_add(access, lambda *_: None, None, base, base + size - 1)
         uc.hook_add(kinds.UC_HOOK_MEM_INVALID, self._on_invalid_access)
@@ -230,19 +265,21 @@ class Core:
 
     # Peripherals
 
-    def _read_peripheral(self, _uc: Any, offset: int, size: int, _user: Any) -> int:
-        return self._read(PERIPHERAL_BASE + offset, size)
+    def _reader(self, base: int) -> Callable[[Any, int, int, Any], int]:
+        return lambda _uc, offset, size, _user: self._read(base + offset, size)
 
-    def _write_peripheral(self, _uc: Any, offset: int, size: int, value: int, _user: Any) -> None:
-        self._write(PERIPHERAL_BASE + offset, size, value)
+    def _writer(self, base: int) -> Callable[[Any, int, int, int, Any], None]:
+        return lambda _uc, offset, size, value, _user: self._write(base + offset, size, value)
 
-    def _read_system(self, _uc: Any, offset: int, size: int, _user: Any) -> int:
-        return self._read(SYSTEM_BASE + offset, size)
-
-    def _write_system(self, _uc: Any, offset: int, size: int, value: int, _user: Any) -> None:
-        self._write(SYSTEM_BASE + offset, size, value)
+    def _leave_it_block(self) -> None:
+        """Bringing the program counter up to date also sets the state of the IT block that the access is in, which
+        Unicorn then leaves set behind the block: the next branch would be taken for an invalid instruction."""
+        status = int(self.uc.reg_read(self._xpsr_register))
+        if status & _IT_BITS:
+            self.uc.reg_write(self._xpsr_register, status & ~_IT_BITS)
 
     def _read(self, address: int, size: int) -> int:
+        self._leave_it_block()
         try:
             peripheral, offset = self._find(address)
             word = peripheral.read(offset & ~3)
@@ -252,6 +289,7 @@ class Core:
         return word >> 8 * (address & 3) & (1 << 8 * size) - 1
 
     def _write(self, address: int, size: int, value: int) -> None:
+        self._leave_it_block()
         try:
             peripheral, offset = self._find(address)
             peripheral.write(offset & ~3, (value & (1 << 8 * size) - 1) << 8 * (address & 3))
@@ -262,10 +300,11 @@ class Core:
         """The peripheral at an address, and the offset into it. Exceptions may not leave Unicorn's callbacks."""
         if address >= SYSTEM_BASE and self.system:
             return self.system, address - SYSTEM_BASE
-        peripheral = self.peripherals.get(address >> _SLOT_BITS)
-        if peripheral is None:
+        found = self.peripherals.get(address >> _SLOT_BITS)
+        if found is None:
             raise BoardFaultError(f"access to 0x{address:08x}, where no peripheral is modelled")
-        return peripheral, address & (1 << _SLOT_BITS) - 1
+        peripheral, base = found
+        return peripheral, address - base
 
 
 class SystemControlSpace:

@@ -39,7 +39,7 @@ class MemoryRegion:
 
 @dataclass(frozen=True)
 class EmulatorSpec:
-    """What an emulator needs to know: `machine` is QEMU's machine name, or 'stm32f746' for Unicorn."""
+    """What an emulator needs to know: `machine` is QEMU's machine name, or one of `mcu.builders`."""
 
     kind: Literal["qemu", "unicorn"]
     machine: str
@@ -151,7 +151,7 @@ def _module(spec: EmulatorSpec) -> str:
     if spec.kind == "unicorn":
         if importlib.util.find_spec("unicorn") is None or importlib.util.find_spec("elftools") is None:
             raise MissingToolError("unicorn or pyelftools is missing: pip install 'codesign[board]'")
-        return "stm32f7"
+        return "mcu"
     raise InputError(f"board {spec.board} names an unknown emulator '{spec.kind}'; use qemu or unicorn")
 
 

@@ -1,52 +1,42 @@
-"""Child process that emulates an STM32F746: clock tree, power, flash interface, GPIO and one USART, on `cortexm.Core`.
+"""Emulated STM32F4 and STM32F7: clock tree, power, flash interface, GPIO and one USART, on `cortexm.Core`.
 
 The model is strict where a real board would stay silent: a USART whose clock, pins or baud rate are wrong, flash wait
-states too few for the clock, a PLL outside its range. Register layouts and limits are from ST's RM0385 and the
-STM32F746xx data sheet (DS10916).
+states too few for the clock, a PLL outside its range. Register layouts and limits are from ST's RM0385 and DS10916
+(STM32F746), RM0390 and DS10693 (STM32F446), RM0368 and DS10086 (STM32F401).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import sys
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from codesign.hil.emulators.cortexm import BoardFaultError, Core, Image, SystemControlSpace
-from codesign.hil.emulators.terminal import announce, end_with_parent, ignore_interrupts, open_terminal
+from codesign.hil.emulators.registers import Registers
+from codesign.hil.emulators.serial_port import SerialLine, check_baud
 
 HSI_HZ = 16_000_000
-IDLE_SECONDS = 0.02
-_FLUSH_BYTES = 256
-_POLLS_BEFORE_SLEEP = 4
 _MHZ = 1_000_000
 
 
-class Registers:
-    """Plain storage for the registers that the model only has to remember. `is_clocked` is the RCC's word."""
+@dataclass(frozen=True)
+class Limits:
+    """Frequencies in MHz: the core's without and with over-drive, the buses', and the core's for each wait state."""
 
-    def __init__(self, name: str, reset: dict[int, int], size: int, is_clocked: Callable[[], bool]) -> None:
-        self.name = name
-        self.words = dict(reset)
-        self.size = size
-        self.is_clocked = is_clocked
+    cpu: str
+    core: int
+    overdriven: int
+    bus1: int
+    bus2: int
+    wait_state: int
+    usart_v2: bool
 
-    def read(self, offset: int) -> int:
-        self._check(offset)
-        return self.words.get(offset, 0)
 
-    def write(self, offset: int, value: int) -> None:
-        self._check(offset)
-        self.words[offset] = value
-
-    def _check(self, offset: int) -> None:
-        if not self.is_clocked():
-            raise BoardFaultError(f"{self.name} is used while its clock is off in the RCC")
-        if offset >= self.size:
-            raise BoardFaultError(f"{self.name} has no register at offset 0x{offset:x}")
+MACHINES = {
+    "stm32f746": Limits("cortex-m7", 180, 216, 54, 108, 30, True),
+    "stm32f446": Limits("cortex-m4", 168, 180, 45, 90, 30, False),
+    "stm32f401": Limits("cortex-m4", 84, 84, 42, 84, 30, False),
+}
 
 
 class FlashInterface(Registers):
@@ -82,11 +72,12 @@ class Clocks(Registers):
 
     _CR, _PLLCFGR, _CFGR, _AHB1ENR, _APB1ENR, _DCKCFGR2, _CSR = 0x00, 0x04, 0x08, 0x30, 0x40, 0x90, 0x74
 
-    def __init__(self, flash: FlashInterface, hse_hz: int) -> None:
+    def __init__(self, flash: FlashInterface, hse_hz: int, limits: Limits) -> None:
         reset = {self._CR: 0x83, self._PLLCFGR: 0x2400_3010, self._AHB1ENR: 0x0010_0000}
         super().__init__("RCC", reset, 0x98, lambda: True)
         self.flash = flash
         self.hse_hz = hse_hz
+        self.limits = limits
         self.power: Power | None = None
 
     def read(self, offset: int) -> int:
@@ -143,16 +134,19 @@ class Clocks(Registers):
         return self.core_hz() >> (0 if field < 4 else field - 3)
 
     def _check_system_clock(self) -> None:
-        core = self.core_hz()
-        needed = -(-core // (30 * _MHZ)) - 1
+        core, limits = self.core_hz(), self.limits
+        needed = -(-core // (limits.wait_state * _MHZ)) - 1
         if self.flash.wait_states < needed:
             raise BoardFaultError(
                 f"the core runs at {core} Hz with {self.flash.wait_states} flash wait states; it needs {needed}"
             )
-        if core > 216 * _MHZ or (core > 180 * _MHZ and not (self.power and self.power.overdrive)):
+        overdriven = bool(self.power and self.power.overdrive)
+        if core > (limits.overdriven if overdriven else limits.core) * _MHZ:
             raise BoardFaultError(f"the core runs at {core} Hz, beyond its limit with the over-drive as it is set")
-        if self.bus_hz(1) > 54 * _MHZ or self.bus_hz(2) > 108 * _MHZ:
-            raise BoardFaultError(f"PCLK1 {self.bus_hz(1)} Hz or PCLK2 {self.bus_hz(2)} Hz is beyond 54 and 108 MHz")
+        if self.bus_hz(1) > limits.bus1 * _MHZ or self.bus_hz(2) > limits.bus2 * _MHZ:
+            raise BoardFaultError(
+                f"PCLK1 {self.bus_hz(1)} Hz or PCLK2 {self.bus_hz(2)} Hz is beyond {limits.bus1} and {limits.bus2} MHz"
+            )
 
 
 class Gpio(Registers):
@@ -174,92 +168,92 @@ class Gpio(Registers):
         return self.words.get(0x20 + 4 * (pin // 8), 0) >> 4 * (pin % 8) & 0xF
 
 
-class Usart(Registers):
-    """USART without interrupts or DMA, joined to a pseudo-terminal. Sending takes no time; receiving loses nothing."""
+@dataclass(frozen=True)
+class UsartLayout:
+    """Offsets of the registers, and the bits of CR1 that enable the port and its interrupts."""
 
-    _CR1, _CR2, _BRR, _RQR, _ISR, _ICR, _RDR, _TDR = 0x00, 0x04, 0x0C, 0x18, 0x1C, 0x20, 0x24, 0x28
-    _RXNE, _TC, _TXE, _TEACK, _REACK, _IDLE_ENABLED = 1 << 5, 1 << 6, 1 << 7, 1 << 21, 1 << 22, 0b1111_0000
+    cr1: int
+    brr: int
+    status: int
+    receive: int
+    transmit: int
+    size: int
+    enable: int
+    interrupts: int
+    acknowledges: bool
+
+
+USART_V1 = UsartLayout(0x0C, 0x08, 0x00, 0x04, 0x04, 0x1C, 13, 0b1_1111_0000, False)
+USART_V2 = UsartLayout(0x00, 0x0C, 0x1C, 0x24, 0x28, 0x2C, 0, 0b1_1111_0000, True)
+
+
+class Usart(Registers):
+    """USART of the older (F1, F2, F4) or newer (F7, L4) layout, without interrupts or DMA."""
+
+    _RXNE, _TC, _TXE, _TEACK, _REACK = 1 << 5, 1 << 6, 1 << 7, 1 << 21, 1 << 22
+    _TE, _RE = 3, 2
 
     def __init__(
-        self, name: str, descriptor: int, is_clocked: Callable[[], bool], check: Callable[[Usart], None]
+        self,
+        name: str,
+        line: SerialLine,
+        layout: UsartLayout,
+        is_clocked: Callable[[], bool],
+        check: Callable[[Usart], None],
     ) -> None:
-        super().__init__(name, {}, 0x2C, is_clocked)
-        self._descriptor = descriptor
+        super().__init__(name, {}, layout.size, is_clocked)
+        self.line = line
+        self.layout = layout
         self._check_settings = check
         self._checked = False
-        self._received = bytearray()
-        self._sending = bytearray()
-        self._polls = 0
-        self.slept: Callable[[float], None] = lambda seconds: None
 
     def read(self, offset: int) -> int:
-        if offset == self._ISR:
+        if offset == self.layout.status:
             return self._status()
-        if offset == self._RDR:
-            self._polls = 0
-            return self._received.pop(0) if self._received else 0
+        if offset == self.layout.receive:
+            super().read(offset)
+            return self.line.take()
         return super().read(offset)
 
     def write(self, offset: int, value: int) -> None:
         super().write(offset, value)
-        if offset == self._TDR:
-            self._send(value & 0xFF)
-        elif offset == self._CR1:
-            if value & self._IDLE_ENABLED:
+        if offset == self.layout.transmit:
+            if not self._enabled(self._TE):
+                raise BoardFaultError(f"{self.name} is told to send while its transmitter is off")
+            self.line.send(value & 0xFF)
+        elif offset == self.layout.cr1:
+            if value & self.layout.interrupts:
                 raise BoardFaultError(f"{self.name} enables an interrupt; this emulator models none")
             self._checked = False
-        elif offset == self._BRR:
+        elif offset == self.layout.brr:
             self._checked = False
 
     def divider(self) -> float:
         """Clock cycles a bit, by BRR and OVER8."""
-        setting = self.words.get(self._BRR, 0)
-        if self.words.get(self._CR1, 0) >> 15 & 1:
+        setting = self.words.get(self.layout.brr, 0)
+        if self.words.get(self.layout.cr1, 0) >> 15 & 1:
             return (setting & 0xFFF0 | (setting & 0b111) << 1) / 2
         return float(setting)
 
-    def flush(self) -> None:
-        while self._sending:
-            del self._sending[: os.write(self._descriptor, self._sending)]
-
-    def sleep(self) -> None:
-        """Send what waits; then wait a moment for bytes, letting the emulated time go on with the real one."""
-        self.flush()
-        begun = time.monotonic()
-        if select.select([self._descriptor], [], [], IDLE_SECONDS)[0]:
-            self._received += os.read(self._descriptor, 4096)
-        self.slept(time.monotonic() - begun)
-        self._polls = 0
-
     def _enabled(self, bit: int) -> bool:
-        control = self.words.get(self._CR1, 0)
-        if not (control & 1 and control >> bit & 1):
+        control = self.words.get(self.layout.cr1, 0)
+        if not (control >> self.layout.enable & 1 and control >> bit & 1):
             return False
         if not self._checked:
             self._check_settings(self)
             self._checked = True
         return True
 
-    def _send(self, byte: int) -> None:
-        if not self._enabled(3):
-            raise BoardFaultError(f"{self.name} is told to send while its transmitter is off")
-        self._polls = 0
-        self._sending.append(byte)
-        if len(self._sending) >= _FLUSH_BYTES:
-            self.flush()
-
     def _status(self) -> int:
-        super().read(self._ISR)
-        transmit, receive = self._enabled(3), self._enabled(2)
-        if not self._received:
-            # Reads in a row with no byte moved are the firmware waiting for the host.
-            self._polls += 1
-            if self._polls >= _POLLS_BEFORE_SLEEP:
-                self.sleep()
+        super().read(self.layout.status)
+        transmit, receive = self._enabled(self._TE), self._enabled(self._RE)
+        received = self.line.poll()
         status = self._TXE | self._TC
-        if receive and self._received:
+        if receive and received:
             status |= self._RXNE
-        return status | (self._TEACK if transmit else 0) | (self._REACK if receive else 0)
+        if self.layout.acknowledges:
+            status |= (self._TEACK if transmit else 0) | (self._REACK if receive else 0)
+        return status
 
 
 _USARTS: dict[str, tuple[int, int, int, int]] = {  # address, RCC enable register, bit, bus
@@ -270,17 +264,31 @@ _USARTS: dict[str, tuple[int, int, int, int]] = {  # address, RCC enable registe
 }
 
 
-def build_core(spec: dict[str, Any], descriptor: int) -> Core:
-    """The whole board, its USART on the file descriptor. BoardFaultError where the ELF does not fit it."""
+def usart_place(spec: dict[str, Any], known: dict[str, tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    """Address, RCC enable register, bit and bus of the board's serial port."""
+    if spec["serial"] not in known:
+        raise BoardFaultError(f"serial port {spec['serial']} is not modelled; {', '.join(known)} are")
+    return known[spec["serial"]]
+
+
+def check_core_clock(found: int, spec: dict[str, Any]) -> None:
+    """BoardFaultError where the clock is not the board file's."""
+    if found != spec["clock_hz"]:
+        raise BoardFaultError(f"the core runs at {found} Hz, the board file says {spec['clock_hz']} Hz")
+
+
+def build(spec: dict[str, Any], line: SerialLine) -> Core:
+    """The whole board, its USART on the line. BoardFaultError where the ELF does not fit it."""
+    limits = MACHINES[spec["machine"]]
     image = Image.load(spec["elf"])
     memories = [(m["origin"], m["size"], m["kind"] == "ram") for m in spec["memories"]]
-    core = Core(image, memories)
+    core = Core(image, memories, limits.cpu)
     system = SystemControlSpace(core.now)
     core.system = system
     core.floating_point_enabled = system.floating_point_enabled
 
     flash = FlashInterface()
-    clocks = Clocks(flash, spec["hse_hz"])
+    clocks = Clocks(flash, spec["hse_hz"], limits)
     power = Power(lambda: clocks.peripheral_enabled(0x40, 28))
     clocks.power = power
     core.add(0x4002_3C00, flash)
@@ -292,44 +300,20 @@ def build_core(spec: dict[str, Any], descriptor: int) -> Core:
     }
     for index, port in enumerate(ports.values()):
         core.add(0x4002_0000 + 0x400 * index, port)
-
-    name = spec["serial"]
-    if name not in _USARTS:
-        raise BoardFaultError(f"serial port {name} is not modelled; {', '.join(_USARTS)} are")
-    address, register, bit, bus = _USARTS[name]
+    address, register, bit, bus = usart_place(spec, _USARTS)
 
     def check(usart: Usart) -> None:
-        if clocks.core_hz() != spec["clock_hz"]:
-            raise BoardFaultError(f"the core runs at {clocks.core_hz()} Hz, the board file says {spec['clock_hz']} Hz")
-        baud = clocks.bus_hz(bus) / max(usart.divider(), 1.0)
-        if abs(baud / spec["baud"] - 1.0) > 0.02:
-            raise BoardFaultError(f"{name} runs at {baud:.0f} baud, the board file says {spec['baud']}")
+        check_core_clock(clocks.core_hz(), spec)
+        check_baud(usart.name, clocks.bus_hz(bus) / max(usart.divider(), 1.0), spec["baud"])
         for pin in spec["pins"]:
             if ports[pin[1]].alternate_function(int(pin[2:])) != spec["alternate_function"]:
-                raise BoardFaultError(f"pin {pin} is not set to {name} (AF{spec['alternate_function']})")
+                raise BoardFaultError(f"pin {pin} is not set to {usart.name} (AF{spec['alternate_function']})")
 
-    usart = Usart(name, descriptor, lambda: clocks.peripheral_enabled(register, bit), check)
-    core.add(address, usart)
+    layout = USART_V2 if limits.usart_v2 else USART_V1
+    core.add(address, Usart(spec["serial"], line, layout, lambda: clocks.peripheral_enabled(register, bit), check))
 
     def slept(seconds: float) -> None:
         core.idle_cycles += int(seconds * clocks.core_hz())
 
-    usart.slept = slept
-    core.wait = usart.sleep
+    line.slept = slept
     return core
-
-
-def main(argument: str) -> int:
-    """Run until stdin ends or the board faults; the fault goes to stderr."""
-    spec: dict[str, Any] = json.loads(argument)
-    ignore_interrupts()
-    master, slave = open_terminal()
-    try:
-        core = build_core(spec, master)
-        end_with_parent()
-        announce(slave)
-        core.run()
-    except BoardFaultError as fault:
-        print(fault, file=sys.stderr)
-        sys.stderr.flush()
-    return 1

@@ -44,7 +44,7 @@ def read_answers(folder: Path) -> dict[str, list[str]]:
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         wanted = {str(name): Obligation.from_json(data) for name, data in index.items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, InputError):
         raise InputError(f"'{folder}' holds no {INDEX} that 'codesign obligations export' wrote") from None
     result: dict[str, list[str]] = {"proved": [], "delta-sat": [], "unreadable": [], "missing": []}
     for name, obligation in wanted.items():

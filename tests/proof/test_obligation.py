@@ -127,6 +127,8 @@ def test_smt2_states_the_negation_exactly():
             kind = obligation.kind
             if kind == "product":
                 value = point[0] * point[1]
+            elif kind == "square_difference":
+                value = (point[0] + point[1]) / 2 * ((point[0] - point[1]) / 2)
             elif kind.endswith("_diff"):
                 value = base[kind[:-5]](point[0] + point[1]) - base[kind[:-5]](point[0])
             else:

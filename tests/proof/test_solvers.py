@@ -24,7 +24,7 @@ def corpus() -> list[tuple[Obligation, bool]]:
 def test_corpus_has_both_truths_of_every_kind(corpus):
     assert len(corpus) >= 500
     seen = {(o.kind, truth) for o, truth in corpus}
-    assert len(seen) == 12
+    assert len(seen) == 14
 
 
 @pytest.mark.parametrize("prover", [a.prover for a in availability()])

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.network import evaluate
-from codesign.quantization.integer import IntegerNetwork
-from codesign.semantics import dequantize, quantize_input
+from codesign.quantization.integer import ActivationArray, IntegerNetwork
+from codesign.semantics import dequantize, quantize
 from codesign.verification.affine import Array, Box, require_round_to_nearest
 from codesign.verification.align import align
 from codesign.verification.certify import Certification
@@ -129,13 +129,14 @@ def stream_error(certification: Certification, region: Region) -> float:
 def stream_gap(certification: Certification, domain: Box, streams: int, steps: int, rng: np.random.Generator) -> Array:
     """Largest |integer - float| of every output over `streams` streams of `steps` inputs, (outputs,)."""
     x = stream_inputs(domain, streams, steps, rng)
-    network = certification.integer_network
-    shape = network.input.shape
-    flat = x.reshape(-1, shape[1])
-    padded = np.concatenate([flat, np.zeros((-len(flat) % shape[0], shape[1]), np.float32)])
-    q = quantize_input(network, padded.reshape(-1, *shape)).reshape(-1, shape[1])[: len(flat)].reshape(x.shape)
-    integer = dequantize(network.output, integer_stream(network, q))
-    return np.asarray(np.abs(integer - float_stream(certification.float_network, x)).max((0, 1)))
+    integer = integer_stream(certification.integer_network, quantized_stream(certification.integer_network, x))
+    real = dequantize(certification.integer_network.output, integer)
+    return np.asarray(np.abs(real - float_stream(certification.float_network, x)).max((0, 1)))
+
+
+def quantized_stream(network: IntegerNetwork, x: npt.NDArray[np.float32]) -> ActivationArray:
+    """Streams (B, L, D) by the input quantisation rule."""
+    return quantize(network.input, x)
 
 
 def stream_inputs(domain: Box, streams: int, steps: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -14,6 +14,7 @@ from codesign.cli import options as opt
 from codesign.cli.check_commands import check, obligations
 from codesign.cli.firmware_commands import bench, export, size
 from codesign.cli.hil_commands import boards, hil
+from codesign.cli.robust_command import robust
 from codesign.errors import CodesignError
 
 
@@ -47,6 +48,7 @@ main.add_command(obligations)
 main.add_command(bench)
 main.add_command(size)
 main.add_command(export)
+main.add_command(robust)
 
 
 @main.command()

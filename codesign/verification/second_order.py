@@ -23,13 +23,24 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from codesign.verification.affine import UNIT, Array, Box, gamma, product_box, up
-from codesign.verification.quadratic import Patch, absolute_rows, eigenvalue_bounds, sigmoid_tanh, sigmoid_times
+from codesign.verification.quadratic import (
+    Patch,
+    absolute_rows,
+    eigenvalue_bounds,
+    largest_eigenvalue,
+    sigmoid_tanh,
+    sigmoid_times,
+)
 from codesign.verification.recurrent import Enclosure, Recurrent
 from codesign.verification.relaxation import Recorder, image
 
+Single = npt.NDArray[np.float32]
 Mode = Literal["fast", "tight"]
+# Twice the unit roundoff of float32, doubled.
+_SINGLE = 2.0**-22
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,18 +289,18 @@ class SecondOrder:
         used = np.flatnonzero(weights)
         nodes, place = np.unique(np.concatenate([self.left[used], self.right[used]]), return_inverse=True)
         a, b = place[: len(used)], place[len(used) :]
-        S = np.zeros((len(nodes),) * 2)
-        np.add.at(S, (a, b), 0.5 * weights[used])
-        np.add.at(S, (b, a), 0.5 * weights[used])
         G = self.forms[nodes]
-        G = G[:, np.abs(G).sum(0) > 0]
-        M = G.T @ (S @ G)
-        d = np.sqrt(np.square(M).sum(1))
+        G = G[:, np.abs(G).sum(0) > 0].astype(np.float32)
+        mixed = _mixed(G, a, b, (0.5 * weights[used]).astype(np.float32))
+        M = G.T @ mixed
+        d = np.sqrt(np.square(M, dtype=np.float64).sum(1))
         d = d + 1e-6 * d.max(initial=0.0) + 1e-30
         scaled = 1.0 / np.sqrt(d)
-        M = 0.5 * (M + M.T) * scaled[:, None] * scaled
+        # Any positive d is right; M in float32 is off by gamma times the sum of absolute terms, in the scaled symbols.
+        M = (0.5 * (M + M.T) * (scaled[:, None] * scaled)).astype(np.float32)
         norm = np.sqrt(np.square(G * scaled).sum(1))
-        lost = 8 * gamma(len(d) + 2 * len(nodes)) * float(np.abs(weights[used]) @ (norm[a] * norm[b]))
+        size = float(np.abs(weights[used]) @ (norm[a] * norm[b]))
+        lost = _SINGLE * (len(nodes) + 32) * size + 1e-30 * len(d)
         high, low = eigenvalue_bounds(M)
         total = float(d.sum()) * (1 + gamma(len(d)))
         return float(up(np.asarray((high + lost) * total))), float(up(np.asarray((low + lost) * total)))
@@ -323,8 +334,9 @@ class SecondOrder:
         dropped = ratio.copy()
         dropped[used] = 0.0
         gram = self.gram[np.ix_(used, used)] * root[:, None] * root
-        gram = 0.5 * (gram + gram.T)
-        return eigenvalue_bounds(gram, 12)[0] + float(dropped @ np.diagonal(self.gram))
+        gram = (0.5 * (gram + gram.T)).astype(np.float32)
+        lost = _SINGLE * float(np.sqrt(np.square(gram, dtype=np.float64).sum()))
+        return largest_eigenvalue(gram) + lost + float(dropped @ np.diagonal(self.gram))
 
     def functionals(self, V: Array, v: Array, V_slack: Array, v_slack: Array) -> Bounds:
         """Bounds of V h + v for the last hidden state h, V (n, H) and v (n,) known up to slacks."""
@@ -335,3 +347,14 @@ class SecondOrder:
         rows.size = rows.size + np.abs(V) @ size + np.abs(v)
         rows.const = rows.const + v
         return self._bound(rows)
+
+
+def _mixed(G: Single, a: Array, b: Array, half: Single) -> Single:
+    """sum over terms of half (e_a e_b^T + e_b e_a^T) G: every node has at most a few partners."""
+    from scipy.sparse import coo_array
+
+    n = len(G)
+    S = coo_array(
+        (np.concatenate([half, half]), (np.concatenate([a, b]), np.concatenate([b, a]))), shape=(n, n)
+    ).tocsr()
+    return np.asarray(S @ G)

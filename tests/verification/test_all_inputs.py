@@ -1,0 +1,101 @@
+"""Certificates over all inputs through the public API and the command line."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import codesign.api as api
+from codesign.cli import main
+from codesign.errors import InputError
+from codesign.network import evaluate
+from codesign.quantization import Calibration
+from codesign.semantics import dequantize, quantize_input, simulate
+from codesign.verification import Criteria, Options
+from codesign.verification.align import align
+from codesign.verification.domain import covered, enclose_domain
+from codesign.verification.regions import domain_region
+from codesign.verification.rescaling import effective_network
+
+OPTIONS = Options(proof="none", evaluations=200)
+
+
+def test_the_statement_and_the_region_agree(pair):
+    network, integer, data = pair("tiny")
+    document = api.certify(network, integer, data, region="domain", domain=(-0.1, 0.1), options=OPTIONS)
+    (region,), stated = document["regions"], document["all_inputs"]
+    assert max(region["logit_bound"]) <= max(stated["logit_bound"])
+    assert stated["samples"] == len(data.x)
+    assert f"{max(stated['logit_bound']):.4g}" in stated["statement"]
+    assert region["observed_max"] <= region["bound_max"]
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-0.1, 0.1, (2000, *network.input_shape)).astype(np.float32)
+    gap = dequantize(integer.output, simulate(integer, quantize_input(integer, x))) - evaluate(network, x)
+    assert (np.abs(gap).reshape(2000, -1) <= np.array(region["bound"])).all()
+
+
+def test_epsilon_is_judged_by_the_tighter_bound(pair):
+    network, integer, data = pair("tiny")
+    document = api.certify(network, integer, data, region="domain", domain=(-0.05, 0.05), options=OPTIONS)
+    bound = document["regions"][0]["bound_max"]
+    for epsilon, verdict in ((bound * 1.01, "proved"), (bound * 0.99, "unknown")):
+        options = Options(Criteria(epsilon), proof="none", evaluations=200)
+        again = api.certify(network, integer, data, region="domain", domain=(-0.05, 0.05), options=options)
+        assert again["criteria"]["epsilon_verdict"] == verdict
+
+
+def test_covered_samples_have_the_same_class(pair):
+    """In neighbourhoods of the covered samples, too: the statement is about the float margin alone."""
+    network, integer, _data = pair("logits")
+    features = network.input_shape[1]
+    region = domain_region((np.full(features, -0.02), np.full(features, 0.02)), network.input_shape[0])
+    effective = effective_network(integer)
+    found = enclose_domain(align(network, effective), effective, region)
+    x = np.random.default_rng(1).uniform(-0.02, 0.02, (3000, *network.input_shape)).astype(np.float32)
+    exact = evaluate(network, x, logits=True)
+    integer_class = simulate(integer, quantize_input(integer, x)).argmax(-1)
+    for scale in (1.0, 0.0):
+        flags = covered(found, exact * scale)
+        assert (integer_class == exact.argmax(-1))[flags & (scale == 1.0)].all()
+        if scale == 0:
+            assert not flags.any()
+    far = exact + 1e3 * np.eye(exact.shape[1])[exact.argmax(1)]
+    assert covered(found, far).all()
+
+
+def test_any_length_needs_the_domain(pair):
+    network, integer, data = pair("tiny")
+    with pytest.raises(InputError, match="--region domain"):
+        api.certify(network, integer, data, any_length=True, options=OPTIONS)
+
+
+def test_the_command_line_prints_the_statement(pair, tmp_path):
+    from conftest import FIXTURES
+
+    output = tmp_path / "c.json"
+    arguments = [
+        "certify", str(FIXTURES / "tiny.h5"), str(FIXTURES / "tiny.tflite"), "--region", "domain", "--domain=-0.1,0.1",
+        "--prove", "none", "--evaluations", "200", "-o", str(output),
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, arguments)
+    assert "for every possible input of the domain" in result.output
+    document = json.loads(output.read_text())
+    assert document["all_inputs"]["any_length"] is False
+    assert 0 <= document["all_inputs"]["covered_share"] <= 1
+
+
+def test_models_that_grow_are_refused_on_the_command_line():
+    from conftest import FIXTURES
+
+    arguments = ["certify", str(FIXTURES / "tiny.h5"), str(FIXTURES / "tiny.tflite"), "--region", "domain"]
+    result = CliRunner().invoke(main, [*arguments, "--any-length", "--prove", "none", "--evaluations", "200"])
+    assert result.exit_code != 0
+    assert "no bound for any number of steps" in str(result.output) + str(result.exception)
+
+
+def test_without_labels_and_with_one_sample(pair):
+    network, integer, data = pair("tiny")
+    one = Calibration(data.x[:1], None)
+    document = api.certify(network, integer, one, region="domain", domain=(-0.1, 0.1), options=OPTIONS)
+    assert document["all_inputs"]["samples"] == 1

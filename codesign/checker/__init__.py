@@ -4,17 +4,8 @@ It shares no code with the verifier that searched for the bounds (`codesign.veri
 docs/soundness.md.
 """
 
-from codesign.checker.check import CheckResult, check, export_obligations, replay_regions
+from codesign.checker.check import CheckResult, check, replay_regions
 from codesign.checker.document import Claims, read_claims
-from codesign.checker.result import CannotCheck, Invalid
+from codesign.checker.forms import CannotCheck, Invalid
 
-__all__ = [
-    "CannotCheck",
-    "CheckResult",
-    "Claims",
-    "Invalid",
-    "check",
-    "export_obligations",
-    "read_claims",
-    "replay_regions",
-]
+__all__ = ["CannotCheck", "CheckResult", "Claims", "Invalid", "check", "read_claims", "replay_regions"]

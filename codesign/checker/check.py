@@ -4,40 +4,39 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from codesign.checker.claims import check_arithmetic, check_bounds, check_conclusions, check_statuses
 from codesign.checker.document import Claims, read_claims
-from codesign.checker.facts import Facts
-from codesign.checker.forms import require_round_to_nearest
-from codesign.checker.proof_file import Choices
+from codesign.checker.forms import CannotCheck, Invalid, require_round_to_nearest
 from codesign.checker.replay import Bounds, replay
-from codesign.checker.result import CannotCheck, Invalid
-from codesign.errors import InputError
+from codesign.checker.solver import Choices, Facts
 
-Verdict = Literal["valid", "invalid", "cannot check"]
 CHUNK = 8  # regions replayed together
+NOT_DERIVED = ("norms", "logit_norms", "margins", "step_bound", "output_step_bound", "abstract_lower")
 
 
 @dataclass
 class CheckResult:
     """`item` is the first bad item, or what cannot be checked; `facts` the number of nonlinear facts derived.
 
-    `provers`: how many of the facts each solver has proved, where one was asked.
+    `provers`: how many of the facts each solver has proved, where one was asked. `not_derived`: fields of regions that
+    the certificate tells besides and that were not derived again; no bound, status or verdict rests on them.
     """
 
-    verdict: Verdict
+    verdict: Literal["valid", "invalid", "cannot check"]
     item: str = ""
     regions: int = 0
     facts: int = 0
     provers: dict[str, int] = field(default_factory=dict)
+    not_derived: tuple[str, ...] = ()
     seconds: float = 0.0
 
 
@@ -61,12 +60,20 @@ def check(
         claims = read_claims(certificate, float_path, int8_path)
         check_arithmetic(claims)
         check_conclusions(claims)
-        result.regions = len(claims.regions)
-        for done, (facts, provers) in _replays(claims, prover, jobs):
-            result.facts += facts
-            result.provers = dict(Counter(result.provers) + Counter(provers))
-            if on_progress is not None:
-                on_progress(done, result.regions)
+        count = result.regions = len(claims.regions)
+        result.not_derived = tuple(name for name in NOT_DERIVED if claims.regions[0].get(name) is not None)
+        chunks = [slice(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
+        with ExitStack() as stack:
+            run: Callable[..., Iterable[tuple[int, Counter[str]]]] = map
+            if jobs > 1 and len(chunks) > 1:
+                context = get_context("spawn")
+                run = stack.enter_context(ProcessPoolExecutor(min(jobs, len(chunks)), mp_context=context)).map
+            outcomes = run(partial(_check_chunk, claims, prover), chunks)
+            for rows, (facts, provers) in zip(chunks, outcomes, strict=True):
+                result.facts += facts
+                result.provers = dict(Counter(result.provers) + provers)
+                if on_progress is not None:
+                    on_progress(rows.stop, count)
     except Invalid as error:
         result.verdict, result.item = "invalid", str(error)
     except CannotCheck as error:
@@ -75,36 +82,7 @@ def check(
     return result
 
 
-Outcome = tuple[int, dict[str, int]]
-
-
-def _replays(claims: Claims, prover: str | None, jobs: int) -> Iterator[tuple[int, Outcome]]:
-    count = len(claims.regions)
-    chunks = [slice(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
-    if jobs <= 1 or len(chunks) == 1:
-        for rows in chunks:
-            yield rows.stop, _check_chunk(claims, rows, prover)
-        return
-    with ProcessPoolExecutor(min(jobs, len(chunks)), mp_context=get_context("spawn")) as executor:
-        futures = [executor.submit(_guarded, claims, rows, prover) for rows in chunks]
-        for rows, future in zip(chunks, futures, strict=True):
-            outcome = future.result()
-            if isinstance(outcome, Exception):
-                executor.shutdown(cancel_futures=True)
-                raise outcome
-            yield rows.stop, outcome
-
-
-def _guarded(claims: Claims, rows: slice, prover: str | None) -> Outcome | Exception:
-    try:
-        return _check_chunk(claims, rows, prover)
-    except (Invalid, CannotCheck) as error:
-        return error
-
-
-def _check_chunk(claims: Claims, rows: slice, prover: str | None) -> Outcome:
-    from threadpoolctl import threadpool_limits
-
+def _check_chunk(claims: Claims, prover: str | None, rows: slice) -> tuple[int, Counter[str]]:
     require_round_to_nearest()
     facts, bounds = replay_regions(claims, rows, keep=prover is not None)
     for k in range(rows.stop - rows.start):
@@ -112,19 +90,7 @@ def _check_chunk(claims: Claims, rows: slice, prover: str | None) -> Outcome:
         name = f"region {rows.start + k} ('{region['id']}')"
         check_bounds(region, name, bounds, k)
         check_statuses(claims, region, name, bounds, k)
-    proved: Counter[str] = Counter()
-    if prover is not None:
-        from codesign.proof import prove
-
-        obligations = list(facts.obligations())
-        with threadpool_limits(1):
-            for obligation, outcome in zip(obligations, prove(obligations, prover), strict=True):
-                if outcome.status == "refuted":
-                    raise Invalid(f"the fact '{obligation.tag}' is refuted by {outcome.prover}: {outcome.detail}")
-                if outcome.status != "proved":
-                    raise CannotCheck(f"the fact '{obligation.tag}' by {outcome.prover}: {outcome.detail}")
-                proved[outcome.prover] += 1
-    return facts.count, dict(proved)
+    return facts.count, facts.prove(prover) if prover is not None else Counter()
 
 
 def replay_regions(claims: Claims, rows: slice, keep: bool = False) -> tuple[Facts, Bounds]:
@@ -134,38 +100,8 @@ def replay_regions(claims: Claims, rows: slice, keep: bool = False) -> tuple[Fac
     skipped = [k for k in claims.proof.header.get("skipped", []) if rows.start <= k < rows.stop]
     if skipped:
         raise CannotCheck(f"region {skipped[0]}, which has no recorded choices (a time limit left it out)")
-    facts = Facts(Choices(claims.proof, rows), keep)
+    facts, proof = Facts(Choices(claims.proof, rows), keep), claims.proof
     with threadpool_limits(1):
-        bounds = replay(
-            claims.network, claims.integers, claims.proof.lo[rows], claims.proof.hi[rows], claims.on_grid[rows], facts
+        return facts, replay(
+            claims.network, claims.integers, proof.lo[rows], proof.hi[rows], claims.on_grid[rows], facts
         )
-    return facts, bounds
-
-
-def export_obligations(
-    certificate: Path,
-    float_path: Path,
-    int8_path: Path,
-    region: int,
-    folder: Path,
-    sample: int | None = None,
-    seed: int = 0,
-) -> int:
-    """Write one region's facts as SMT-LIB 2 files (`codesign.proof.exchange`), all or a seeded sample; their number.
-
-    InputError where the certificate is not consistent, or has no such region.
-    """
-    from codesign.proof.exchange import write_folder
-
-    try:
-        claims = read_claims(certificate, float_path, int8_path)
-        if not 0 <= region < len(claims.regions):
-            raise InputError(f"there is no region {region}; the certificate has {len(claims.regions)}, counted from 0")
-        obligations = list(replay_regions(claims, slice(region, region + 1), keep=True)[0].obligations())
-    except (Invalid, CannotCheck) as error:
-        raise InputError(f"the certificate cannot be replayed: {error}") from None
-    if sample is not None:
-        picks = np.random.default_rng(seed).choice(len(obligations), min(sample, len(obligations)), replace=False)
-        obligations = [obligations[k] for k in sorted(picks)]
-    write_folder(obligations, folder)
-    return len(obligations)

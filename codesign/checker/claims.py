@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codesign.checker.document import Array, Claims
-from codesign.checker.forms import Box
+from codesign.checker.document import Claims, same
+from codesign.checker.forms import CannotCheck, Flags, Invalid
 from codesign.checker.replay import Bounds
-from codesign.checker.result import CannotCheck, Invalid
 from codesign.network import evaluate
 from codesign.proof.arithmetic import arithmetic_facts
 from codesign.semantics import dequantize, quantize_input, simulate
 
-_ORDERS = ("top1_above", "topk", "ranking")
+ORDERS = ("top1_above", "topk", "ranking")
 
 
 def check_arithmetic(claims: Claims) -> None:
@@ -23,128 +22,128 @@ def check_arithmetic(claims: Claims) -> None:
     stated = claims.document.get("arithmetic")
     if stated is None:
         raise CannotCheck("a certificate without the enumerated errors of the integer arithmetic")
-    found = arithmetic_facts(claims.integers)
-    for name, entries in found.items():
-        if stated.get(name) != entries:
-            raise Invalid(f"arithmetic/{name}: not what the enumeration gives")
+    for name, found in arithmetic_facts(claims.integers).items():
+        same(f"arithmetic/{name}", stated.get(name), found)
 
 
 def check_bounds(region: dict[str, Any], name: str, bounds: Bounds, k: int) -> None:
     """Every stated bound holds at least what was derived for the region, row `k` of `bounds`."""
-    difference = Box(bounds.output_difference.lo[k], bounds.output_difference.hi[k])
-    logit = np.maximum(-bounds.logit_difference.lo[k], bounds.logit_difference.hi[k])
-    lo, hi = _numbers(region, name, "difference_lo", logit), _numbers(region, name, "difference_hi", logit)
-    _above(difference.hi, hi, f"{name}/difference_hi")
-    _above(-difference.lo, -lo, f"{name}/difference_lo")
-    bound = _numbers(region, name, "bound", logit)
-    if not np.array_equal(bound, np.maximum(-lo, hi)) or region["bound_max"] != bound.max():
-        raise Invalid(f"{name}/bound: not the larger magnitude of difference_lo and difference_hi")
-    _above(logit, _numbers(region, name, "logit_bound", logit), f"{name}/logit_bound")
-    _above(bounds.output.hi[k], _numbers(region, name, "float_hi", logit), f"{name}/float_hi")
-    _above(-bounds.output.lo[k], -_numbers(region, name, "float_lo", logit), f"{name}/float_lo")
-    if not region["observed_max"] <= region["bound_max"] or not (np.abs(region["observed"]) <= bound).all():
+    difference, logit = bounds.output_difference, bounds.logit_difference
+    derived = {
+        "difference_hi": difference.hi[k],
+        "difference_lo": -difference.lo[k],
+        "logit_bound": np.maximum(-logit.lo[k], logit.hi[k]),
+        "float_hi": bounds.output.hi[k],
+        "float_lo": -bounds.output.lo[k],
+    }
+    stated = {key: np.asarray(region[key], dtype=np.float64) for key in (*derived, "bound", "observed")}
+    for key, values in stated.items():
+        if values.shape != difference.lo[k].shape or not np.isfinite(values).all():
+            raise Invalid(f"{name}/{key}: has to be {difference.lo.shape[1]} finite numbers")
+    for key, least in derived.items():
+        values = -stated[key] if key.endswith("_lo") else stated[key]
+        for j in np.flatnonzero(~(values >= least)):
+            raise Invalid(f"{name}/{key}[{j}]: {stated[key][j]:.17g} is stated, but only {abs(least[j]):.17g} follows")
+    bound = np.maximum(-stated["difference_lo"], stated["difference_hi"])
+    same(f"{name}/bound", region["bound"], bound.tolist())
+    same(f"{name}/bound_max", region["bound_max"], bound.max())
+    if not region["observed_max"] <= region["bound_max"] or not (np.abs(stated["observed"]) <= bound).all():
         raise Invalid(f"{name}/observed: larger than the bound")
-
-
-def _numbers(region: dict[str, Any], name: str, key: str, like: Array) -> Array:
-    values = np.asarray(region[key], dtype=np.float64)
-    if values.shape != like.shape or not np.isfinite(values).all():
-        raise Invalid(f"{name}/{key}: has to be {like.size} finite numbers")
-    return values
-
-
-def _above(derived: Array, stated: Array, what: str) -> None:
-    wrong = np.flatnonzero(~(stated >= derived))
-    if wrong.size:
-        j = int(wrong[0])
-        raise Invalid(f"{what}[{j}]: {stated[j]:.17g} is stated, but only {derived[j]:.17g} follows")
 
 
 def check_statuses(claims: Claims, region: dict[str, Any], name: str, bounds: Bounds, k: int) -> None:
     """A 'proved' follows from the derived margins and stated bounds; a 'refuted' has an input that shows it."""
     criteria = claims.document["criteria"]
-    winners = [np.flatnonzero(worst[k] > 0) for worst in bounds.margins]
-    if region["top1"] == "proved":
-        if any(w.size != 1 for w in winners):
-            raise Invalid(f"{name}/top1: 'proved' is stated, but no class has a positive margin in both networks")
-        if region["top1_class"] != (int(winners[0][0]) if len(winners) == 1 else None):
-            raise Invalid(f"{name}/top1_class: {region['top1_class']} is stated, another class is proved")
-    elif region["top1_class"] is not None:
-        raise Invalid(f"{name}/top1_class: a class is stated, but none is proved")
+    above = [(real[k] > 0) & (integer[k] > 0) for real, integer in bounds.beats]
+    winners = [np.flatnonzero((a | np.eye(len(a), dtype=bool)).all(1)) for a in above]
+    if region["top1"] == "proved" and any(w.size != 1 for w in winners):
+        raise Invalid(f"{name}/top1: 'proved' is stated, but no class has a positive margin in both networks")
+    known = region["top1"] == "proved" and len(winners) == 1
+    same(f"{name}/top1_class", region["top1_class"], int(winners[0][0]) if known else None)
     epsilon = criteria["epsilon"]
     if (region["epsilon"] is None) != (epsilon is None):
         raise Invalid(f"{name}/epsilon: a status without the criterion, or none with it")
     if region["epsilon"] == "proved" and not region["bound_max"] <= epsilon:
         raise Invalid(f"{name}/epsilon: 'proved' is stated, but the bound {region['bound_max']} is above {epsilon}")
-    check_refuted(claims, region, name)
-    for order in _ORDERS:
-        if region.get(order) == "proved":
-            raise CannotCheck(f"{name}/{order}: this criterion")
+    for order in ORDERS:
+        if region.get(order) == "proved" and not _ordered(order, criteria.get(order), above):
+            raise Invalid(f"{name}/{order}: 'proved' is stated, but does not follow")
+    _check_refuted(claims, region, name)
 
 
-def check_refuted(claims: Claims, region: dict[str, Any], name: str) -> None:
+def _ordered(order: str, asked: Any, above: list[Flags]) -> bool:
+    """Whether an order criterion follows from which classes are above which, in both networks, for every input."""
+    if order == "ranking":
+        return all(bool(a[asked[0], asked[1]] or a[asked[1], asked[0]]) for a in above)
+    if order == "topk":
+        return all(_top_set(a, asked) for a in above)
+    raise CannotCheck(f"the criterion {order}")
+
+
+def _top_set(above: Flags, count: int) -> bool:
+    inside = np.argsort(-above.sum(1), kind="stable")[:count]
+    outside = np.setdiff1d(np.arange(len(above)), inside)
+    return bool(above[np.ix_(inside, outside)].all())
+
+
+def _check_refuted(claims: Claims, region: dict[str, Any], name: str) -> None:
     """Every criterion stated as refuted has a counterexample that refutes it, by exact evaluation."""
     listed = region.get("counterexamples") or ([region["counterexample"]] if region["counterexample"] else [])
-    if region["counterexample"] is not None and region["counterexample"] not in listed:
-        raise Invalid(f"{name}/counterexample: not one of the counterexamples")
+    same(f"{name}/counterexample", region["counterexample"], next(iter(listed), None))
     shown = {example["criterion"]: example["input"] for example in listed}
-    for criterion in ("top1", "epsilon", *_ORDERS):
-        if (region.get(criterion) == "refuted") != (criterion in shown):
-            raise Invalid(f"{name}/{criterion}: 'refuted' without a counterexample, or one without 'refuted'")
+    stated = {criterion for criterion in ("top1", "epsilon", *ORDERS) if region.get(criterion) == "refuted"}
+    same(f"{name}: criteria with counterexamples", sorted(stated), sorted(shown))
     k = claims.regions.index(region)
     for criterion, values in shown.items():
         x = np.asarray(values, dtype=np.float32)
-        if x.shape != claims.network.input_shape or not np.array_equal(x.astype(np.float64), np.asarray(values)):
+        if x.shape != tuple(claims.network.input_shape) or not np.array_equal(x.astype(np.float64), values):
             raise Invalid(f"{name}/counterexample: not a float32 input of the network")
         wide = np.where(claims.on_grid[k], 2.0**-23 * np.abs(x.astype(np.float64)), 0.0)
         if not ((claims.proof.lo[k] - wide <= x) & (x <= claims.proof.hi[k] + wide)).all():
             raise Invalid(f"{name}/counterexample: outside the region")
-        if criterion in _ORDERS:
-            raise CannotCheck(f"{name}/{criterion}: a counterexample to this criterion")
         if not any(_refutes(claims, criterion, x, profile) for profile in range(len(claims.integers))):
             raise Invalid(f"{name}/counterexample: its input does not refute {criterion}")
 
 
 def _refutes(claims: Claims, criterion: str, x: npt.NDArray[np.float32], profile: int) -> bool:
-    network = claims.integers[profile]
+    network, asked = claims.integers[profile], claims.document["criteria"]
     real = evaluate(claims.network, x[None])[0]
     q = simulate(network, quantize_input(network, x[None]))[0]
     if criterion == "epsilon":
-        gap = np.abs(dequantize(network.output, q) - real).max()
-        return bool(gap > claims.document["criteria"]["epsilon"])
-    return bool((q.argmax(-1) != real.argmax(-1)).any())
+        return bool(np.abs(dequantize(network.output, q) - real).max() > asked["epsilon"])
+    if criterion == "top1":
+        return bool((q.argmax(-1) != real.argmax(-1)).any())
+    if criterion == "ranking":
+        i, j = asked["ranking"]
+        return bool(((real[..., i] > real[..., j]) & (q[..., i] <= q[..., j])).any())
+    raise CannotCheck(f"a counterexample to the criterion {criterion}")
 
 
 def check_conclusions(claims: Claims) -> None:
     """Criteria, summary and verdict follow from the regions."""
     document, regions = claims.document, claims.regions
-    criteria, summary, proof = document["criteria"], document["summary"], document["proof"]
+    criteria, proof = document["criteria"], document["proof"]
     counted = [r["top1"] for r in regions if r["counted"]]
-    share = float(np.mean([s == "proved" for s in counted])) if counted else 0.0
-    possible = float(np.mean([s != "refuted" for s in counted])) if counted else 0.0
-    asked: list[str] = []
-    if criteria["epsilon"] is not None:
-        asked.append(_same(criteria["epsilon_verdict"], _weakest([r["epsilon"] for r in regions]), "epsilon_verdict"))
-    elif criteria["epsilon_verdict"] is not None:
-        raise Invalid("criteria/epsilon_verdict: a verdict on a criterion that was not asked")
+    share, possible = (
+        float(np.mean([s in wanted for s in counted])) if counted else 0.0
+        for wanted in (("proved",), ("proved", "unknown"))
+    )
+    found: dict[str, str | None] = {"top1": None}
     wanted = criteria["top1_share"]
     if wanted is not None:
-        verdict = "proved" if share >= wanted else "unknown" if possible >= wanted else "refuted"
-        asked.append(_same(criteria["top1_verdict"], verdict, "top1_verdict"))
-    elif criteria["top1_verdict"] is not None:
-        raise Invalid("criteria/top1_verdict: a verdict on a criterion that was not asked")
-    for order in _ORDERS:
-        if criteria.get(order) is not None:
-            asked.append(_weakest([r.get(order) or "unknown" for r in regions]))
-    verdict = _weakest(asked or [r["top1"] for r in regions])
-    if proof["proved"] > proof["checked"] or proof["checked"] > proof["obligations"]:
+        found["top1"] = "proved" if share >= wanted else "unknown" if possible >= wanted else "refuted"
+    for name in ("epsilon", *(order for order in ORDERS if order in criteria)):
+        asked = criteria[name] is not None
+        found[name] = _weakest([r.get(name) or "unknown" for r in regions]) if asked else None
+    for name, verdict in found.items():
+        same(f"criteria/{name}_verdict", criteria[f"{name}_verdict"], verdict)
+    verdict = _weakest([v for v in found.values() if v is not None] or [r["top1"] for r in regions])
+    if not proof["proved"] <= proof["checked"] <= proof["obligations"]:
         raise Invalid("proof: more obligations proved than checked, or checked than there are")
-    if verdict == "proved" and proof["proved"] != proof["checked"]:
-        verdict = "unknown"
-    if document["verdict"] != verdict:
-        raise Invalid(f"verdict: '{document['verdict']}' is stated, '{verdict}' follows from the regions")
+    all_proved = proof["proved"] == proof["checked"]
+    same("verdict", document["verdict"], verdict if verdict != "proved" or all_proved else "unknown")
     maxima = [r["bound_max"] for r in regions]
-    found = {
+    summary = {
         "regions": len(regions),
         "bound_median": float(np.median(maxima)),
         "bound_max": max(maxima),
@@ -154,15 +153,8 @@ def check_conclusions(claims: Claims) -> None:
         "top1_counted": len(counted),
         "top1": {s: sum(r["top1"] == s for r in regions) for s in ("proved", "refuted", "unknown")},
     }
-    for key, value in found.items():
-        if summary[key] != value:
-            raise Invalid(f"summary/{key}: {summary[key]} is stated, {value} follows from the regions")
-
-
-def _same(stated: object, found: str, what: str) -> str:
-    if stated != found:
-        raise Invalid(f"criteria/{what}: '{stated}' is stated, '{found}' follows from the regions")
-    return found
+    for key, value in summary.items():
+        same(f"summary/{key}", document["summary"][key], value)
 
 
 def _weakest(statuses: list[str]) -> str:

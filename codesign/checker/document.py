@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from codesign.checker.proof_file import ProofFile, proof_path, read_proof
-from codesign.checker.result import CannotCheck, Invalid
+from codesign.checker.forms import Array, CannotCheck, Flags, Invalid
 from codesign.errors import InputError
 from codesign.network import FloatNetwork, load_network
+from codesign.proof.proof_file import ProofFile, digest, proof_path, unpack
+from codesign.proof.statement import read_document, sentences
 from codesign.quantization import IntegerNetwork, read_integer_network
 
-SCHEMA_ID = "codesign-certificate-1"
 METHOD = "joint differential zonotope"
 PROFILES = ("tflm-double", "tflm-float")
-Array = npt.NDArray[np.float64]
-
-CLAIM = (
-    "For every float32 input inside a region, the dequantized output of the integer network minus the output "
-    "of the float network, taken over the reals, lies between difference_lo and difference_hi, elementwise."
-)
-GRID_CLAIM = (
-    " In a region of kind 'grid' this holds for every integer input whose dequantized values lie in the box; the float "
-    "network is taken at the dequantized values scale * (q - zero_point), or at these rounded to float32, so that no "
-    "rounding of the input separates the networks. Such a region says nothing of other float inputs."
-)
-RULE = "|x - center| <= radius elementwise, clipped to the domain; a center outside stays inside"
-BOX_RULE = "; where a region has a box, lo <= x <= hi elementwise instead"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +28,7 @@ class Claims:
     proof: ProofFile
     network: FloatNetwork
     integers: tuple[IntegerNetwork, ...]
-    on_grid: npt.NDArray[np.bool_]  # (N,) regions of dequantized inputs only
+    on_grid: Flags  # (N,) regions of dequantized inputs only
 
     @property
     def regions(self) -> list[dict[str, Any]]:
@@ -51,117 +36,71 @@ class Claims:
         return regions
 
 
+def same(what: str, stated: object, found: object) -> None:
+    """Invalid unless what is stated is what was found."""
+    if stated != found:
+        raise Invalid(f"{what}: {str(stated)[:80]} is stated, but it is {str(found)[:80]}")
+
+
 def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:
     """InputError for files that cannot be read, Invalid for what does not agree, CannotCheck for other kinds."""
-    document = _load(certificate)
-    if document["digest"] != _digest(document):
-        raise Invalid("the certificate was edited: its digest is not that of its content")
+    document, wrong = read_document(certificate)
+    same("the certificate's schema", wrong, "")
+    if "digest" not in document:
+        raise CannotCheck("a certificate without a digest; certify again with this version")
+    same("digest (the certificate was edited)", document["digest"], digest(document))
     if document["method"] != METHOD:
         raise CannotCheck(f"bounds by the method '{document['method']}'")
-    network, int8_content = load_network(float_path), _content(int8_path)
-    _models(document, network, hashlib.sha256(int8_content).hexdigest())
-    profiles = document["int8"]["profiles"]
+    network, profiles = load_network(float_path), document["int8"]["profiles"]
     if len(set(profiles)) != len(profiles) or not set(profiles) <= set(PROFILES):
         raise Invalid(f"int8/profiles: {profiles} are not semantics profiles; known are {', '.join(PROFILES)}")
     integers = tuple(read_integer_network(int8_path, profile) for profile in profiles)
-    if integers[0].sha256 != document["int8_sha256"]:
-        raise Invalid("int8_sha256: the int8 model changed while it was read")
-    _input_quantization(document["input_quantization"], integers[0])
-    if document.get("proof_file") is None:
-        raise CannotCheck("a certificate without a proof file")
-    proof = read_proof(proof_path(certificate), document["proof_file"]["sha256"])
-    _header(proof, document)
+    for name, found in (("float", network.sha256), *(("int8", net.sha256) for net in integers)):
+        same(f"{name}_sha256 (another model)", document[f"{name}_sha256"], found)
+        same(f"{name}/sha256 (another model)", document[name]["sha256"], found)
+    tensor = integers[0].input
+    real = {"scale": tensor.scale, "zero_point": tensor.zero_point, "minimum": tensor.q_min, "maximum": tensor.q_max}
+    for name, value in real.items():
+        same(f"input_quantization/{name}", document["input_quantization"][name], value)
+    proof = _proof(certificate, document)
     regions = document["regions"]
-    if proof.lo.shape != (len(regions), *network.input_shape):
-        raise Invalid(
-            f"the proof file has regions of shape {proof.lo.shape}, the certificate has {len(regions)} regions"
-        )
-    domain = _domain(document, network.input_shape[1])
-    kinds = []
+    same("regions in the proof file", proof.lo.shape, (len(regions), *network.input_shape))
+    domain = [np.asarray(document["domain"][end], dtype=np.float64) for end in ("lo", "hi")]
+    if any(end.shape != (network.input_shape[1],) for end in domain) or not (domain[0] <= domain[1]).all():
+        raise Invalid("domain: not one range a feature")
     for k, region in enumerate(regions):
-        lo, hi = region_box(region, domain, integers[0])
+        lo, hi = _region_box(region, domain, network.input_shape)
         if not (np.array_equal(lo, proof.lo[k]) and np.array_equal(hi, proof.hi[k])):
             raise Invalid(f"region {k} ('{region['id']}') is not the region that the proof is about")
-        kinds.append(region.get("kind") == "grid")
-    if document["claim"] != CLAIM + GRID_CLAIM * any(kinds):
-        raise Invalid("claim: not the statement that is checked here")
-    if document["region_rule"] != RULE + BOX_RULE * any(region.get("box") is not None for region in regions):
-        raise Invalid("region_rule: not the rule by which regions are understood here")
-    return Claims(document, proof, network, integers, np.array(kinds))
+    grid = np.array([region.get("kind") == "grid" for region in regions])
+    for name, text in sentences(regions).items():
+        same(name, document[name], text)
+    return Claims(document, proof, network, integers, grid)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    from jsonschema import Draft202012Validator
-
+def _proof(certificate: Path, document: dict[str, Any]) -> ProofFile:
+    path = proof_path(certificate)
+    if document.get("proof_file") is None:
+        raise CannotCheck("a certificate without a proof file")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({error.strerror}); give a certificate.json") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"'{path}' is not a certificate.json that 'codesign certify' wrote") from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA_ID:
-        raise InputError(f"'{path}' is not a certificate of schema {SCHEMA_ID}")
-    schema = Path(__file__).parent.parent / "certificate" / "certificate.schema.json"
-    for error in Draft202012Validator(json.loads(schema.read_text(encoding="utf-8"))).iter_errors(document):
-        place = "/".join(str(part) for part in error.absolute_path) or "the top level"
-        raise Invalid(f"the certificate is malformed at {place}: {error.message[:200]}")
-    if not isinstance(document.get("digest"), str):
-        raise CannotCheck("a certificate without a digest; certify again with this version")
-    return document
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _digest(document: dict[str, Any]) -> str:
-    content = {key: value for key, value in document.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _content(path: Path) -> bytes:
+        raise InputError(f"the proof file '{path}' cannot be read ({error.strerror})") from None
+    same("SHA-256 of the proof file", document["proof_file"]["sha256"], hashlib.sha256(content).hexdigest())
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({error.strerror}); give the int8 .tflite") from None
+        proof = unpack(content)
+    except ValueError as error:
+        raise Invalid(f"the proof file is damaged: {error}") from None
+    models = {name: document[name] for name in ("float_sha256", "int8_sha256")}
+    for name, value in {**models, "profiles": document["int8"]["profiles"]}.items():
+        same(f"{name} in the proof file", value, proof.header.get(name))
+    return proof
 
 
-def _models(document: dict[str, Any], network: FloatNetwork, int8_sha256: str) -> None:
-    for name, found in (("float", network.sha256), ("int8", int8_sha256)):
-        if document[f"{name}_sha256"] != found or document[name]["sha256"] != found:
-            raise Invalid(f"{name}_sha256: the certificate is about another {name} model than the file given")
-
-
-def _input_quantization(stated: dict[str, Any], network: IntegerNetwork) -> None:
-    tensor = network.input
-    found = {"scale": tensor.scale, "zero_point": tensor.zero_point, "minimum": tensor.q_min, "maximum": tensor.q_max}
-    for name, value in found.items():
-        if stated[name] != value:
-            raise Invalid(f"input_quantization/{name}: {stated[name]} is stated, the model has {value}")
-
-
-def _header(proof: ProofFile, document: dict[str, Any]) -> None:
-    stated = {
-        "float_sha256": document["float_sha256"],
-        "int8_sha256": document["int8_sha256"],
-        "profiles": document["int8"]["profiles"],
-    }
-    for name, value in stated.items():
-        if proof.header.get(name) != value:
-            raise Invalid(f"the proof file's {name} is not the certificate's")
-
-
-def _domain(document: dict[str, Any], features: int) -> tuple[Array, Array]:
-    lo, hi = (np.asarray(document["domain"][end], dtype=np.float64) for end in ("lo", "hi"))
-    if lo.shape != (features,) or hi.shape != (features,) or not (lo <= hi).all():
-        raise Invalid("domain: not one range a feature")
-    return lo, hi
-
-
-def region_box(region: dict[str, Any], domain: tuple[Array, Array], network: IntegerNetwork) -> tuple[Array, Array]:
+def _region_box(region: dict[str, Any], domain: list[Array], shape: tuple[int, int]) -> tuple[Array, Array]:
     """(lo, hi), each (T, D): the inputs that the certificate's region means."""
     center = np.asarray(region["center"], dtype=np.float64)
-    if center.shape != network.input.shape:
+    if center.shape != tuple(shape):
         raise Invalid(f"region '{region['id']}': its center has shape {center.shape}")
     if region.get("box") is not None:
         lo, hi = (np.asarray(region["box"][end], dtype=np.float64) for end in ("lo", "hi"))

@@ -1,8 +1,8 @@
 """Intervals and affine forms with outward rounding: all the arithmetic that the checker computes bounds with.
 
-Numbers are binary64 rounded to nearest. A sum of n products is off by at most gamma(n) times the sum of their magnitudes,
-in whatever order it is taken (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3); a single operation by 2^-53
-relatively. Shapes: B regions, n values, K noise symbols.
+Numbers are binary64 rounded to nearest. A sum of n products is off by at most gamma(n) times the sum of their
+magnitudes, in whatever order it is taken (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3); a single
+operation by 2^-53 relatively. Shapes: B regions, n values, K noise symbols.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from codesign.checker.result import Invalid
-
 Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 UNIT = 2.0**-53
 TINY = 1e-290  # above all that underflow can lose
+
+
+class Invalid(Exception):  # noqa: N818
+    """Something that the certificate states is wrong or does not follow. The message names the first such item."""
+
+
+class CannotCheck(Exception):  # noqa: N818
+    """The certificate may be right, but rests on something that this checker does not derive."""
 
 
 def require_round_to_nearest() -> None:
@@ -29,6 +36,7 @@ def require_round_to_nearest() -> None:
 
 
 def gamma(terms: int) -> float:
+    """Above the relative error of a sum of `terms` products."""
     return 2.0 * (terms + 8) * UNIT
 
 
@@ -45,10 +53,15 @@ class Box:
     hi: Array
 
     @staticmethod
-    def around(value: Array, slack: Array | float) -> Box:
-        """value +- slack, of which `value` was computed with a few roundings of its own size."""
+    def around(value: Array, slack: Array | float = 0.0) -> Box:
+        """value +- slack, where `value` was computed with a few roundings of its own size."""
         slack = up(np.abs(slack) + 8 * UNIT * np.abs(value))
         return Box(value - slack, value + slack)
+
+    @staticmethod
+    def full(lo: Array | float, hi: Array | float, shape: tuple[int, ...]) -> Box:
+        """The same interval everywhere."""
+        return Box(np.broadcast_to(np.float64(lo), shape), np.broadcast_to(np.float64(hi), shape))
 
     @property
     def mid(self) -> Array:
@@ -70,8 +83,8 @@ class Box:
         lo, hi = self.lo + other.lo, self.hi + other.hi
         return Box(lo - up(2 * UNIT * np.abs(lo)), hi + up(2 * UNIT * np.abs(hi)))
 
-    def __neg__(self) -> Box:
-        return Box(-self.hi, -self.lo)
+    def __sub__(self, other: Box) -> Box:
+        return self + Box(-other.hi, -other.lo)
 
     def __mul__(self, other: Box) -> Box:
         corners = np.stack([a * b for a in (self.lo, self.hi) for b in (other.lo, other.hi)])
@@ -79,7 +92,7 @@ class Box:
         return Box(corners.min(0) - slack, corners.max(0) + slack)
 
     def widen(self, radius: Array | float) -> Box:
-        return self + Box(-np.broadcast_to(radius, self.lo.shape), np.broadcast_to(radius, self.lo.shape))
+        return self + Box.full(-radius, radius, self.lo.shape)
 
     def meet(self, other: Box) -> Box:
         """Both hold the same real values; that their meeting is empty shows that a premise of one is wrong."""
@@ -91,10 +104,16 @@ class Box:
     def clip(self, lo: float, hi: float) -> Box:
         return Box(np.clip(self.lo, lo, hi), np.clip(self.hi, lo, hi))
 
+    def saturation(self, lo: float | Array, hi: float | Array) -> Box:
+        """clip(v, lo, hi) - v for v in the box; holds 0."""
+        under, over = np.maximum(lo - self.lo, 0.0), np.minimum(hi - self.hi, 0.0)
+        slack = up(2 * UNIT * self.mag)
+        return Box(np.where(over < 0, over - slack, 0.0), np.where(under > 0, under + slack, 0.0))
 
-def points(value: Array | float, shape: tuple[int, ...]) -> Box:
-    array = np.broadcast_to(np.asarray(value, dtype=np.float64), shape)
-    return Box(array, array)
+
+def join(boxes: Sequence[Box]) -> Box:
+    """Side by side."""
+    return Box(np.concatenate([b.lo for b in boxes], axis=1), np.concatenate([b.hi for b in boxes], axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +121,7 @@ class Matrix:
     """A real matrix (m, n) known as `value` up to `slack`, elementwise."""
 
     value: Array
-    slack: Array
-
-    @staticmethod
-    def exact(value: npt.ArrayLike) -> Matrix:
-        array = np.asarray(value, dtype=np.float64)
-        return Matrix(array, np.zeros_like(array))
+    slack: Array | float = 0.0
 
     def __sub__(self, other: Matrix) -> Matrix:
         value = self.value - other.value
@@ -120,7 +134,7 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """center + generators @ eps + e for noise symbols eps in [-1, 1]^K and some |e| <= error: (B, n), (B, n, K), (B, n)."""
+    """center + generators @ eps + e, noise symbols eps in [-1, 1]^K, |e| <= error: (B, n), (B, n, K), (B, n)."""
 
     center: Array
     generators: Array
@@ -150,26 +164,21 @@ Term = tuple[Matrix | Array | float, Form]
 class Symbols:
     """Counts the noise symbols of a replay; every use of a symbol is a column."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    count = 0
 
     def over(self, box: Box) -> Form:
         """A fresh symbol for every value of the box."""
-        batch, n = box.lo.shape
-        generators = np.zeros((batch, n, self.count + n))
-        generators[:, np.arange(n), self.count + np.arange(n)] = box.rad
-        self.count += n
-        return Form(box.mid, generators, np.full((batch, n), TINY))
+        return affine([], box, self)
 
-    def replace(self, form: Form, box: Box, chosen: npt.NDArray[np.bool_]) -> Form:
+    def replace(self, form: Form, box: Box, chosen: Flags) -> Form:
         """`form`, but where `chosen` a fresh symbol over `box`, in which the values lie as well."""
         if not chosen.any():
             return form
-        fresh = self.over(box)
+        fresh, width = self.over(box), form.generators.shape[-1]
         generators = np.where(chosen[:, :, None], fresh.generators, 0.0)
-        width = form.generators.shape[-1]
         generators[:, :, :width] += np.where(chosen[:, :, None], 0.0, form.generators)
-        return Form(np.where(chosen, fresh.center, form.center), generators, np.where(chosen, fresh.error, form.error))
+        center, error = (np.where(chosen, a, b) for a, b in ((fresh.center, form.center), (fresh.error, form.error)))
+        return Form(center, generators, error)
 
 
 def affine(terms: Sequence[Term], constant: Box, symbols: Symbols | None = None) -> Form:
@@ -177,11 +186,10 @@ def affine(terms: Sequence[Term], constant: Box, symbols: Symbols | None = None)
 
     With `symbols`, every constant's interval is a fresh symbol; without, its half-width counts as the form's error.
     """
-    batch, n = constant.lo.shape
+    shape = batch, n = constant.lo.shape
     center, radius = constant.mid, constant.rad
-    size, error = np.abs(center), np.zeros((batch, n))
-    start = symbols.count if symbols is not None else 0
-    width = max([form.generators.shape[-1] for _, form in terms] + [start + n if symbols is not None else 0])
+    size, error = np.abs(center), np.zeros(shape)
+    width = max([form.generators.shape[-1] for _, form in terms] + [symbols.count + n if symbols else 0])
     generators = np.zeros((batch, n, width))
     count = len(terms) + 1
     for a, form in terms:
@@ -189,11 +197,11 @@ def affine(terms: Sequence[Term], constant: Box, symbols: Symbols | None = None)
         if isinstance(a, Matrix):
             generators[:, :, :used] += a.value @ form.generators
             center = center + form.center @ a.value.T
-            error += form.error @ a.mag.T + form.mag @ a.slack.T
+            error += form.error @ a.mag.T + form.mag @ np.broadcast_to(a.slack, a.value.shape).T
             size += form.mag @ a.mag.T
             count += a.value.shape[1]
         else:
-            factor = np.broadcast_to(np.asarray(a, dtype=np.float64), (batch, n))
+            factor = np.broadcast_to(np.float64(a), shape)
             generators[:, :, :used] += factor[:, :, None] * form.generators
             center = center + factor * form.center
             error += np.abs(factor) * form.error
@@ -201,7 +209,7 @@ def affine(terms: Sequence[Term], constant: Box, symbols: Symbols | None = None)
     error = up(error * (1 + gamma(count)) + gamma(count) * size)
     if symbols is None:
         return Form(center, generators, up(error + radius))
-    generators[:, np.arange(n), start + np.arange(n)] = radius
+    generators[:, np.arange(n), symbols.count + np.arange(n)] = radius
     symbols.count += n
     return Form(center, generators, error)
 
@@ -223,10 +231,6 @@ class Pair:
     def integer_box(self) -> Box:
         return self.value_box + self.difference_box
 
-    def part(self, columns: slice) -> Pair:
-        return Pair(
-            self.value.part(columns),
-            self.difference.part(columns),
-            self.value_box.part(columns),
-            self.difference_box.part(columns),
-        )
+    def part(self, c: slice) -> Pair:
+        value, difference = self.value.part(c), self.difference.part(c)
+        return Pair(value, difference, self.value_box.part(c), self.difference_box.part(c))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from codesign.checker import head
-from codesign.checker.facts import Facts
-from codesign.checker.forms import Array, Box, Form, Pair, Symbols, affine
-from codesign.checker.integer import input_difference
-from codesign.checker.lstm import LstmReplay
-from codesign.checker.result import CannotCheck, Invalid
-from codesign.network.model import Activation, Dense, FloatNetwork, Lstm, Reshape
+from codesign.checker.forms import Array, Box, CannotCheck, Flags, Form, Invalid, Pair, Symbols, affine, join, up
+from codesign.checker.integer import FLOAT32, input_difference
+from codesign.checker.lstm import LstmReplay, relaxed
+from codesign.checker.solver import Facts
+from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm, Reshape
+from codesign.proof.arithmetic import activation_range
 from codesign.quantization.integer import (
     IntActivation,
     IntDense,
@@ -31,84 +30,70 @@ _Op = TypeVar("_Op", IntLstm, IntDense, IntActivation, IntLastStep)
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """Derived for B regions: boxes (B, outputs); `margins` one entry a row of outputs, (worst margins (B, M))."""
+    """Derived for B regions, boxes (B, outputs).
+
+    `beats`: for each row of outputs, lower bounds (B, M, M) of class i minus class j in the float logits and in the
+    integer network's output (only their sign counts there).
+    """
 
     logit_difference: Box
     output: Box
     output_difference: Box
-    margins: tuple[Array, ...]
+    beats: tuple[tuple[Array, Array], ...]
 
 
 class _Operators:
     """The operators under every profile, in order, reshapes left out (they move no data in a row-major chain)."""
 
     def __init__(self, networks: Sequence[IntegerNetwork]) -> None:
-        self.networks = networks
-        previous = networks[0].input
+        self.networks, previous = networks, networks[0].input
         for op in networks[0].ops:
             if (op.input.scale, op.input.zero_point) != (previous.scale, previous.zero_point):
                 raise Invalid(f"operator '{op.name}' reads its input in other units than it was written")
             previous = op.output
-        self._rows: list[tuple[IntOp, ...]] = list(zip(*(net.ops for net in networks), strict=True))
-        self._rows = [row for row in self._rows if not isinstance(row[0], IntReshape)]
-        self._next = 0
+        rows = zip(*(net.ops for net in networks), strict=True)
+        self._rows = [row for row in rows if not isinstance(row[0], IntReshape)]
 
     def peek(self) -> IntOp | None:
-        return self._rows[self._next][0] if self._next < len(self._rows) else None
+        return self._rows[0][0] if self._rows else None
 
     def take(self, kind: type[_Op], layer: str) -> list[tuple[_Op, IntegerNetwork]]:
-        row = self._rows[self._next] if self._next < len(self._rows) else ()
-        taken: list[tuple[_Op, IntegerNetwork]] = []
-        for op, network in zip(row, self.networks, strict=False):
-            if isinstance(op, kind):
-                taken.append((op, network))
+        row = self._rows.pop(0) if self._rows else ()
+        taken = [(op, net) for op, net in zip(row, self.networks, strict=False) if isinstance(op, kind)]
         if len(taken) != len(self.networks):
             raise Invalid(f"the int8 model has no operator for layer '{layer}' where one is needed")
-        self._next += 1
         return taken
 
 
-def input_pairs(
-    networks: Sequence[IntegerNetwork], lo: Array, hi: Array, on_grid: Array, symbols: Symbols
-) -> list[Pair]:
+def input_pairs(network: IntegerNetwork, lo: Array, hi: Array, on_grid: Flags, symbols: Symbols) -> list[Pair]:
     """The inputs (B, D) at every step: the float network's, and how far the quantized ones are from them."""
-    tensor = networks[0].input
     batch, steps, features = lo.shape
-    x_box = Box(lo.reshape(batch, -1), hi.reshape(batch, -1))
-    grid = np.asarray(on_grid, bool).reshape(batch, 1)
-    single = np.where(grid, 2.0**-24 * x_box.mag * (1 + 1e-9) + 1e-290, 0.0)
+    grid, x_box = on_grid.reshape(batch, 1), Box(lo.reshape(batch, -1), hi.reshape(batch, -1))
+    single = np.where(grid, up(FLOAT32 * x_box.mag * (1 + 1e-9)), 0.0)
     x_box = Box(np.where(grid, x_box.lo - single, x_box.lo), np.where(grid, x_box.hi + single, x_box.hi))
     x = symbols.over(x_box)
-    noise, gap, by_grid = input_difference(tensor, x_box, grid)
+    noise, gap, by_grid = input_difference(network.input, x_box, grid)
     dx = affine([(np.where(by_grid, -1.0, 0.0), x)], noise, symbols)
-    d_box = dx.box.meet(gap)
-    parts = [slice(t * features, (t + 1) * features) for t in range(steps)]
-    return [Pair(x.part(p), dx.part(p), x_box.part(p), d_box.part(p)) for p in parts]
+    whole = Pair(x, dx, x_box, dx.box.meet(gap))
+    return [whole.part(slice(t * features, (t + 1) * features)) for t in range(steps)]
 
 
 def replay(
-    network: FloatNetwork,
-    integers: Sequence[IntegerNetwork],
-    lo: Array,
-    hi: Array,
-    on_grid: npt.NDArray[np.bool_],
-    facts: Facts,
+    network: FloatNetwork, integers: Sequence[IntegerNetwork], lo: Array, hi: Array, on_grid: Flags, facts: Facts
 ) -> Bounds:
     """Bounds over the regions [lo, hi], each (B, T, D). `integers`: the same file under every profile."""
     if tuple(network.input_shape) != tuple(integers[0].input.shape):
         raise Invalid("the two models take inputs of different shapes")
     symbols, ops = Symbols(), _Operators(integers)
-    rows = input_pairs(integers, lo, hi, on_grid, symbols)
+    rows = input_pairs(integers[0], lo, hi, on_grid, symbols)
     softmax: IntActivation | None = None
-    layers = list(network.layers)
-    for index, layer in enumerate(layers):
+    layers = list(_primitive(network.layers))
+    while layers:
+        layer = layers.pop(0)
         if softmax is not None:
-            raise CannotCheck("softmax is followed by another layer")
+            raise CannotCheck("a softmax that is followed by another layer")
         if isinstance(layer, Lstm):
-            lstm = ops.take(IntLstm, layer.name)
-            if layer.W.shape != lstm[0][0].W.shape or layer.R.shape != lstm[0][0].R.shape:
-                raise Invalid(f"layer '{layer.name}' has weights of other shapes in the int8 model")
-            rows = LstmReplay(layer, lstm, facts, symbols).run(rows)
+            rows = LstmReplay(layer, ops.take(IntLstm, layer.name), facts, symbols).run(rows)
             if not layer.return_sequences:
                 ops.take(IntLastStep, layer.name)
                 rows = rows[-1:]
@@ -116,81 +101,70 @@ def replay(
             rows = _reshape(rows, layer.shape)
         elif isinstance(layer, Dense):
             dense = ops.take(IntDense, layer.name)
-            if layer.W.shape != dense[0][0].W.shape:
-                raise Invalid(f"layer '{layer.name}' has weights of another shape in the int8 model")
-            relu, following = _fused_relu(layer, dense[0][0], layers[index + 1 :], ops.peek())
+            relu = _is_relu(layers[0] if layers else None) and not _is_relu(ops.peek())
+            if relu and dense[0][0].act_min != dense[0][0].output.zero_point:
+                raise Invalid(f"the int8 model has no ReLU after layer '{layer.name}'")
+            layers = layers[1:] if relu else layers
             rows = [head.dense(layer, dense, relu, row, symbols) for row in rows]
-            if following:
-                layers[index + 1] = Activation(layers[index + 1].name, "linear")
-            if layer.activation != "linear" and not (relu and layer.activation == "relu"):
-                rows, softmax = _activate(layer.activation, layer.name, rows, ops, facts, symbols)
-        elif layer.kind != "linear":
-            rows, softmax = _activate(layer.kind, layer.name, rows, ops, facts, symbols)
+        else:
+            op = ops.take(IntActivation, layer.name)[0][0]
+            if op.kind != layer.kind:
+                raise Invalid(
+                    f"layer '{layer.name}' is {layer.kind} in the float model and {op.kind} in the int8 model"
+                )
+            softmax = op if op.kind == "softmax" else None
+            rows = rows if softmax is not None else [_elementwise(op, row, facts, symbols) for row in rows]
     if ops.peek() is not None:
         raise Invalid("the int8 model goes on after the float model's last layer")
     facts.choices.finish()
     return _bounds(rows, softmax)
 
 
-def _fused_relu(layer: Dense, op: IntDense, rest: Sequence[object], after: IntOp | None) -> tuple[bool, bool]:
-    """(whether the operator's own clipping is the layer's ReLU, whether that ReLU is the next layer of its own)."""
-    if op.act_min != op.output.zero_point or (isinstance(after, IntActivation) and after.kind == "relu"):
-        return False, False
-    if layer.activation == "relu":
-        return True, False
-    following = rest[0] if rest else None
-    separate = layer.activation == "linear" and isinstance(following, Activation) and following.kind == "relu"
-    separate = separate and not isinstance(after, IntActivation)
-    return separate, separate
+def _primitive(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """Dense layers are linear here, their activations layers of their own."""
+    for layer in layers:
+        if not isinstance(layer, Activation):
+            yield layer
+        if isinstance(layer, Activation | Dense):
+            kind = layer.kind if isinstance(layer, Activation) else layer.activation
+            yield from [Activation(layer.name, kind)] * (kind != "linear")
 
 
-def _activate(
-    kind: str, name: str, rows: list[Pair], ops: _Operators, facts: Facts, symbols: Symbols
-) -> tuple[list[Pair], IntActivation | None]:
-    op = ops.take(IntActivation, name)[0][0]
-    if op.kind != kind:
-        raise Invalid(f"layer '{name}' is {kind} in the float model and {op.kind} in the int8 model")
-    if kind == "softmax":
-        return rows, op
-    return [head.elementwise(op, row, facts, symbols) for row in rows], None
+def _is_relu(layer: object) -> bool:
+    return isinstance(layer, Activation | IntActivation) and layer.kind == "relu"
+
+
+def _elementwise(op: IntActivation, x: Pair, facts: Facts, symbols: Symbols) -> Pair:
+    """sigmoid, tanh or relu as an operator of its own; its table against the real function, all inputs enumerated."""
+    table = activation_range(op)
+    if op.kind == "sigmoid" or op.kind == "tanh":
+        return relaxed(op.kind, op.name, x, table, facts, symbols)
+    out = head.rectified(x, op.output, symbols)
+    return Pair.of(out.value, affine([(1.0, out.difference)], Box.full(*table, out.value.center.shape), symbols))
 
 
 def _reshape(rows: list[Pair], shape: tuple[int, ...]) -> list[Pair]:
-    width = shape[-1]
-    count = int(np.prod(shape)) // width
+    width, count = shape[-1], int(np.prod(shape)) // shape[-1]
     if len(rows) == count:
         return rows
-    widest = max(form.generators.shape[-1] for row in rows for form in (row.value, row.difference))
-    whole = Pair(
-        _concatenated([row.value for row in rows], widest),
-        _concatenated([row.difference for row in rows], widest),
-        _joined([row.value_box for row in rows]),
-        _joined([row.difference_box for row in rows]),
-    )
+    value, difference = (_concatenated([getattr(row, name) for row in rows]) for name in ("value", "difference"))
+    boxes = [join([getattr(row, name) for row in rows]) for name in ("value_box", "difference_box")]
+    whole = Pair(value, difference, boxes[0], boxes[1])
     return [whole.part(slice(k * width, (k + 1) * width)) for k in range(count)]
 
 
-def _concatenated(forms: Sequence[Form], width: int) -> Form:
+def _concatenated(forms: Sequence[Form]) -> Form:
+    width = max(form.generators.shape[-1] for form in forms)
     padded = [np.pad(f.generators, ((0, 0), (0, 0), (0, width - f.generators.shape[-1]))) for f in forms]
     center, error = (np.concatenate([getattr(f, name) for f in forms], axis=1) for name in ("center", "error"))
     return Form(center, np.concatenate(padded, axis=1), error)
 
 
-def _joined(boxes: Sequence[Box]) -> Box:
-    return Box(np.concatenate([b.lo for b in boxes], axis=1), np.concatenate([b.hi for b in boxes], axis=1))
-
-
 def _bounds(rows: list[Pair], softmax: IntActivation | None) -> Bounds:
-    value, difference = _joined([r.value_box for r in rows]), _joined([r.difference_box for r in rows])
+    value, difference = join([r.value_box for r in rows]), join([r.difference_box for r in rows])
     margins = [head.margins(row) for row in rows]
-    integer = [m.integer.lo for m in margins]
-    output, output_difference = value, difference
-    if softmax is not None:
-        both = [head.softmax(softmax, m) for m in margins]
-        output, output_difference = _joined([b[0] for b in both]), _joined([b[1] for b in both])
-        integer = [head.softmax_margins(softmax, m) for m in margins]
-    worst = []
-    for m, q in zip(margins, integer, strict=True):
-        off = head.others(m.value.lo.shape[1])
-        worst.append(np.where(off, np.minimum(m.value.lo, q), np.inf).min(2))
-    return Bounds(difference, output, output_difference, tuple(worst))
+    if softmax is None:
+        return Bounds(difference, value, difference, tuple((m.value.lo, m.integer.lo) for m in margins))
+    both = [head.softmax(softmax, m) for m in margins]
+    beats = tuple((m.value.lo, head.softmax_margins(softmax, m)) for m in margins)
+    return Bounds(difference, join([b[0] for b in both]), join([b[1] for b in both]), beats)

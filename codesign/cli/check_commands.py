@@ -48,6 +48,8 @@ def check(certificate: Path, float_model: Path, int8_model: Path, prover: str | 
                 f"{result.regions} regions, {result.facts} nonlinear facts derived in {result.seconds:.1f} s"
                 + "".join(f"; {count} proved by {name}" for name, count in sorted(result.provers.items()))
             )
+            if result.not_derived:
+                click.echo(f"not derived again, and nothing rests on them: {', '.join(result.not_derived)}")
     sys.exit(0 if result.verdict == "valid" else 1)
 
 
@@ -67,9 +69,23 @@ def export(
     certificate: Path, float_model: Path, int8_model: Path, region: int, sample: int | None, seed: int, output: Path
 ) -> None:
     """Write the nonlinear facts of one region of CERTIFICATE, a file each; each holds if dReal answers unsat."""
-    from codesign.checker import export_obligations
+    import numpy as np
 
-    count = export_obligations(certificate, float_model, int8_model, region, output, sample, seed)
+    from codesign.checker import CannotCheck, Invalid, read_claims, replay_regions
+    from codesign.errors import InputError
+    from codesign.proof.exchange import write_folder
+
+    try:
+        claims = read_claims(certificate, float_model, int8_model)
+        if not 0 <= region < len(claims.regions):
+            raise InputError(f"there is no region {region}; the certificate has {len(claims.regions)}, counted from 0")
+        facts = list(replay_regions(claims, slice(region, region + 1), keep=True)[0].obligations())
+    except (Invalid, CannotCheck) as error:
+        raise InputError(f"the certificate cannot be replayed: {error}") from None
+    if sample is not None:
+        facts = [facts[k] for k in sorted(np.random.default_rng(seed).permutation(len(facts))[:sample])]
+    write_folder(facts, output)
+    count = len(facts)
     click.echo(f"{count} obligations in {output}. Next, for each: dreal NAME.smt2 > NAME.out")
     click.echo(f"Then: codesign obligations read {output}")
 

@@ -22,8 +22,8 @@ def make_corpus(count: int, rng: np.random.Generator) -> list[tuple[Obligation, 
     Boxes range from degenerate to wide; slopes are least-squares fits, derivative values (so that critical
     points lie inside), zero, or random. True ones are the tight residuals of `bounds` (for product,
     square_difference and exp the outward-rounded closed form), some widened. A false one has lo or hi
-    moved inward past the extreme by 1e-6 of the width or by 1e-9; it is false by a witness that is checked in rigorous arithmetic from the
-    function's definition alone.
+    moved inward past the extreme by 1e-6 of the width or by 1e-9; it is false by a witness that is
+    checked in rigorous arithmetic from the function's definition alone.
     """
     result: list[tuple[Obligation, bool]] = []
     while len(result) < count:

@@ -28,7 +28,15 @@ def _function(dreal: Any, kind: str, v: list[Any]) -> Any:
         return sigmoid(v[0] + v[1]) - sigmoid(v[0])
     if kind == "tanh_diff":
         return dreal.tanh(v[0] + v[1]) - dreal.tanh(v[0])
-    return v[0] * v[1]
+    if kind == "square_difference":
+        return (v[0] * v[0] - v[1] * v[1]) / 4
+    if kind == "sigmoid_square":
+        return sigmoid(v[0]) - v[1] * v[0] * v[0]
+    if kind == "tanh_square":
+        return dreal.tanh(v[0]) - v[1] * v[0] * v[0]
+    if kind == "product":
+        return v[0] * v[1]
+    raise ValueError(f"unknown kind {kind}")
 
 
 def answer(dreal: Any, request: dict[str, Any]) -> dict[str, Any]:

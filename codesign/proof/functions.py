@@ -47,6 +47,10 @@ def function_value(kind: Kind, point: Sequence[arb]) -> arb:
         return (point[0] + point[1]).tanh() - point[0].tanh()
     if kind == "square_difference":
         return (point[0] ** 2 - point[1] ** 2) / 4
+    if kind == "sigmoid_square":
+        return sigmoid(point[0]) - point[1] * point[0] ** 2
+    if kind == "tanh_square":
+        return point[0].tanh() - point[1] * point[0] ** 2
     return point[0] * point[1]
 
 

@@ -305,6 +305,24 @@ def _square_difference(balls: Balls) -> Enclosure:
     return (p**2 - q**2) / 4, [p / 2, -q / 2], {(0, 0): half, (0, 1): flint.arb(0), (1, 1): -half}
 
 
+def _less_square(jet: Callable[[arb], tuple[arb, arb, arb]]) -> Target:
+    """f(z) - p z^2."""
+
+    def target(balls: Balls) -> Enclosure:
+        import flint
+
+        z, p = balls
+        value, first, second = jet(z)
+        square = z**2
+        return (
+            value - p * square,
+            [first - 2 * p * z, -square],
+            {(0, 0): second - 2 * p, (0, 1): -2 * z, (1, 1): flint.arb(0)},
+        )
+
+    return target
+
+
 _FUNCTIONS: dict[str, Target] = {
     "sigmoid": _one_variable(_sigmoid_jet),
     "tanh": _one_variable(_tanh_jet),
@@ -313,4 +331,6 @@ _FUNCTIONS: dict[str, Target] = {
     "tanh_diff": _difference(_tanh_jet, 4),
     "product": _product,
     "square_difference": _square_difference,
+    "sigmoid_square": _less_square(_sigmoid_jet),
+    "tanh_square": _less_square(_tanh_jet),
 }

@@ -9,7 +9,17 @@ from typing import Any, Literal, get_args
 
 from codesign.errors import InputError
 
-Kind = Literal["sigmoid", "tanh", "exp", "sigmoid_diff", "tanh_diff", "product", "square_difference"]
+Kind = Literal[
+    "sigmoid",
+    "tanh",
+    "exp",
+    "sigmoid_diff",
+    "tanh_diff",
+    "product",
+    "square_difference",
+    "sigmoid_square",
+    "tanh_square",
+]
 
 VARIABLES: Mapping[str, tuple[str, ...]] = {
     "sigmoid": ("z",),
@@ -19,6 +29,8 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
     "tanh_diff": ("z", "d"),
     "product": ("x", "y"),
     "square_difference": ("p", "q"),
+    "sigmoid_square": ("z", "p"),
+    "tanh_square": ("z", "p"),
 }
 _MAGNITUDE = 1e9
 _EXP_LIMIT = 700.0
@@ -37,6 +49,8 @@ class Obligation:
         tanh_diff     F(z, d) = tanh(z + d) - tanh(z)
         product       F(x, y) = x y
         square_difference  F(p, q) = (p^2 - q^2) / 4, the product of (p + q) / 2 and (p - q) / 2
+        sigmoid_square     F(z, p) = sigmoid(z) - p z^2
+        tanh_square        F(z, p) = tanh(z) - p z^2
 
     `box` holds one (lower, upper) pair a variable, `slopes` one number a variable. `tag` is the emitter's
     name for the place the statement is needed; it has no meaning here.

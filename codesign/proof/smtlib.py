@@ -22,6 +22,8 @@ _FUNCTIONS = {
     "tanh_diff": "(- (tanh (+ z d)) (tanh z))",
     "product": "(* x y)",
     "square_difference": "(/ (- (* p p) (* q q)) 4)",
+    "sigmoid_square": "(- (/ 1 (+ 1 (exp (- z)))) (* p (* z z)))",
+    "tanh_square": "(- (tanh z) (* p (* z z)))",
 }
 
 

@@ -1,4 +1,4 @@
-"""Every way of tampering that we could think of, each sealed again with hashes that fit unless the test is about those."""
+"""Every way of tampering that we could think of, sealed again with hashes that fit unless those are the point."""
 
 import hashlib
 import json
@@ -649,7 +649,7 @@ def test_the_command_says_invalid_and_exits_with_1(forged):
     ]
     good = CliRunner().invoke(main, arguments)
     assert good.exit_code == 0
-    assert good.output.splitlines()[-2] == "valid"
+    assert "valid" in good.output.splitlines()
     smaller_upper(forged)
     forged.check()
     bad = CliRunner().invoke(main, [*arguments, "--json"])

@@ -1,0 +1,141 @@
+"""The solver interface: takes the recorded choices, gives the nonlinear facts that a replay rests on.
+
+A plane's slopes come from the proof file and may be any numbers; its residual interval is computed by
+`codesign.proof.bounds`, in binary64 with proven margins. Residuals are stated with a ten-thousandth of room, as the
+searcher's obligations are: a branch-and-bound solver cannot decide a bound that is attained. Every fact can be kept as
+an obligation, and proved by a solver as well.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from codesign.checker.forms import UNIT, Array, Box, CannotCheck, Flags, Form, Invalid, affine, up
+from codesign.proof.bounds import (
+    sigmoid_diff_plane_residual,
+    sigmoid_plane_residual,
+    tanh_diff_plane_residual,
+    tanh_plane_residual,
+)
+from codesign.proof.obligation import VARIABLES, Kind, Obligation, from_planes
+from codesign.proof.proof_file import ProofFile
+
+Function = Literal["sigmoid", "tanh"]
+
+
+class Choices:
+    """Hands out the recorded choices of some regions in order, and makes sure that none is missing or left over."""
+
+    def __init__(self, proof: ProofFile, rows: slice) -> None:
+        self._steps: list[Any] = proof.header["steps"]
+        self._slopes, self._resets = proof.slopes[rows], proof.resets[rows]
+        self._step = self._slope = self._reset = 0
+
+    def slopes(self, kind: str, place: str, units: int) -> list[Array]:
+        """One array (B, units) a variable of the plane."""
+        found = self._steps[self._step] if self._step < len(self._steps) else None
+        if found != [kind, place, units]:
+            raise Invalid(f"the proof's step {self._step} is {found} where {[kind, place, units]} is needed")
+        self._step += 1
+        start, self._slope = self._slope, self._slope + units * len(VARIABLES[kind])
+        if self._slope > self._slopes.shape[1]:
+            raise Invalid(f"the proof's slopes end before step {self._step - 1}, {place}")
+        return [self._slopes[:, k : k + units] for k in range(start, self._slope, units)]
+
+    def resets(self, units: int) -> Flags:
+        """(B, units)."""
+        self._reset += units
+        if self._reset > self._resets.shape[1]:
+            raise Invalid("the proof's resets end too early")
+        return self._resets[:, self._reset - units : self._reset]
+
+    def finish(self) -> None:
+        if (self._step, self._slope) != (len(self._steps), self._slopes.shape[1]):
+            raise Invalid("the proof has more steps or slopes than the networks need")
+        if self._reset != self._resets.shape[1]:
+            raise Invalid("the proof has more resets than the networks have units")
+
+
+class Facts:
+    """Takes slopes from the proof file's choices, gives residuals; `keep` collects the facts as obligations."""
+
+    def __init__(self, choices: Choices, keep: bool = False) -> None:
+        self.choices, self.keep, self.count = choices, keep, 0
+        self._kept: list[tuple[Kind, str, list[Array], list[Array], list[Array], Box]] = []
+
+    def plane(self, function: Function, place: str, z: Box) -> tuple[Array, Box, Box]:
+        """(slope, residual, image): f(z) = slope z + residual, and f(z) in image, over the box."""
+        (slope,) = self.choices.slopes(function, place, z.lo.shape[1])
+        zero = np.zeros_like(slope)
+        bounds = sigmoid_plane_residual if function == "sigmoid" else tanh_plane_residual
+        lo, hi = bounds(z.lo, z.hi, np.stack([slope, zero]))
+        image = self._note(function, f"{place}, range", [z], [zero], Box(lo[1], hi[1]))
+        residual = self._roomy(function, place, [z], [slope], Box(lo[0], hi[0]))
+        return slope, residual, image.clip(0.0 if function == "sigmoid" else -1.0, 1.0)
+
+    def difference(self, function: Function, place: str, z: Box, d: Box) -> tuple[Array, Array, Box, Box]:
+        """(alpha, beta, residual, image): f(z + d) - f(z) = alpha z + beta d + residual, and in image."""
+        kind: Kind = "sigmoid_diff" if function == "sigmoid" else "tanh_diff"
+        alpha, beta = self.choices.slopes(kind, place, z.lo.shape[1])
+        zero = np.zeros_like(alpha)
+        bounds = sigmoid_diff_plane_residual if function == "sigmoid" else tanh_diff_plane_residual
+        lo, hi = bounds(z.lo, z.hi, d.lo, d.hi, np.stack([alpha, zero]), np.stack([beta, zero]))
+        image = self._note(kind, f"{place}, range", [z, d], [zero, zero], Box(lo[1], hi[1]))
+        return alpha, beta, self._roomy(kind, place, [z, d], [alpha, beta], Box(lo[0], hi[0])), image
+
+    def bilinear(self, place: str, x: Form, x_box: Box, y: Form, y_box: Box) -> Box:
+        """(x - x0)(y - y0) for the boxes' centers x0, y0.
+
+        With |u|, |v| <= 1, u = a (x - x0), v = b (y - y0): u v = (p^2 - q^2) / 4, p = u + v, q = u - v, and the ranges
+        of p and q are read off the forms, whose common symbols partly cancel.
+        """
+        rx, ry = np.maximum(x_box.rad, 1e-30), np.maximum(y_box.rad, 1e-30)
+        a, b = 1.0 / rx, 1.0 / ry
+        sides = []
+        for sign in (1.0, -1.0):
+            shift = Box.around(-a * x_box.mid) + Box.around(-sign * b * y_box.mid)
+            sides.append(affine([(a, x), (sign * b, y)], shift).box.clip(-2.0 - 8 * UNIT, 2.0 + 8 * UNIT))
+        p, q = sides
+        lo, hi = _least_square(p) - np.square(q.mag), np.square(p.mag) - _least_square(q)
+        zero = np.zeros_like(rx)
+        product = self._roomy("square_difference", place, sides, [zero, zero], Box(lo / 4 - 1e-14, hi / 4 + 1e-14))
+        size = up(rx * ry) * (1 + 8 * UNIT)  # u v is a b times the residual, and a b size >= 1
+        return product.clip(-1.0 - 16 * UNIT, 1.0 + 16 * UNIT) * Box(size, size)
+
+    def _roomy(self, kind: Kind, place: str, box: list[Box], slopes: list[Array], residual: Box) -> Box:
+        room = 1e-4 * (residual.hi - residual.lo) + 1e-11
+        return self._note(kind, place, box, slopes, Box(residual.lo - room, residual.hi + room))
+
+    def _note(self, kind: Kind, place: str, box: list[Box], slopes: list[Array], fact: Box) -> Box:
+        self.count += fact.lo.size
+        if self.keep:
+            self._kept.append((kind, place, [b.lo for b in box], [b.hi for b in box], slopes, fact))
+        return fact
+
+    def obligations(self) -> Iterator[Obligation]:
+        """The collected facts, one an element; needs `keep`."""
+        for kind, place, lower, upper, slopes, fact in self._kept:
+            lo, hi, slope = (np.stack([a.ravel() for a in group], axis=1) for group in (lower, upper, slopes))
+            tags = [f"{place} #{k}" for k in range(len(lo))]
+            yield from from_planes(kind, lo, hi, slope, fact.lo.ravel(), fact.hi.ravel(), tags)
+
+    def prove(self, prover: str) -> Counter[str]:
+        """Have every kept fact proved; how many by which solver. Only 'unsat' of the negation counts."""
+        from codesign.proof import prove
+
+        obligations, proved = list(self.obligations()), Counter[str]()
+        for obligation, outcome in zip(obligations, prove(obligations, prover), strict=True):
+            if outcome.status == "refuted":
+                raise Invalid(f"the fact '{obligation.tag}' is refuted by {outcome.prover}: {outcome.detail}")
+            if outcome.status != "proved":
+                raise CannotCheck(f"the fact '{obligation.tag}' by {outcome.prover}: {outcome.detail}")
+            proved[outcome.prover] += 1
+        return proved
+
+
+def _least_square(box: Box) -> Array:
+    return np.where((box.lo <= 0) & (box.hi >= 0), 0.0, np.minimum(np.square(box.lo), np.square(box.hi)))

@@ -1,0 +1,89 @@
+"""The proof file beside a certificate, NAME.proof.npz: plain arrays, from which a checker derives every bound again.
+
+header   JSON as bytes: format, float_sha256, int8_sha256, profiles, steps (kind, place, units of every plane in
+         order), skipped (regions without choices, such as those that a time limit left out)
+lo, hi   (N, T, D) boxes of the regions
+slopes   (N, S) slopes of the planes, step after step
+resets   (N, R) 0 or 1: the units whose affine form is replaced by an interval, in the order of a replay
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FORMAT = "codesign-proof-1"
+_MAX_BYTES = 4 << 30
+_ARRAYS = ("header", "lo", "hi", "slopes", "resets")
+
+
+@dataclass(frozen=True, eq=False)
+class ProofFile:
+    """Its content, of the right types and shapes, all numbers finite."""
+
+    header: dict[str, Any]
+    lo: npt.NDArray[np.float64]
+    hi: npt.NDArray[np.float64]
+    slopes: npt.NDArray[np.float64]
+    resets: npt.NDArray[np.bool_]
+
+
+def proof_path(certificate: Path) -> Path:
+    """certificate.json -> certificate.proof.npz."""
+    return certificate.with_name(f"{certificate.stem}.proof.npz")
+
+
+def pack(proof: ProofFile) -> bytes:
+    """The file's content; the header gets the format's name."""
+    buffer = io.BytesIO()
+    header = json.dumps({**proof.header, "format": FORMAT}).encode()
+    np.savez_compressed(
+        buffer,
+        header=np.frombuffer(header, np.uint8),
+        lo=proof.lo,
+        hi=proof.hi,
+        slopes=proof.slopes,
+        resets=proof.resets.astype(np.uint8),
+    )
+    return buffer.getvalue()
+
+
+def unpack(content: bytes) -> ProofFile:
+    """The inverse of `pack`. ValueError, saying what is wrong, for anything else; nothing is ever unpickled."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
+                raise ValueError("it unpacks to more than it may")
+        with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
+            arrays = {name: loaded[name] for name in _ARRAYS}
+        header = json.loads(arrays["header"].astype(np.uint8).tobytes())
+    except (KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("steps"), list):
+        raise ValueError(f"its header is not one of format {FORMAT}")
+    lo, hi, slopes, resets = (arrays[name] for name in _ARRAYS[1:])
+    if lo.ndim != 3 or lo.shape != hi.shape or slopes.ndim != 2 or resets.ndim != 2:
+        raise ValueError("its arrays have wrong shapes")
+    if len({len(array) for array in (lo, slopes, resets)}) != 1:
+        raise ValueError("its arrays disagree on the number of regions")
+    for name, array in (("lo", lo), ("hi", hi), ("slopes", slopes)):
+        if array.dtype != np.float64 or not np.isfinite(array).all():
+            raise ValueError(f"its array '{name}' has numbers that are not finite float64")
+    if resets.dtype != np.uint8 or resets.max(initial=0) > 1:
+        raise ValueError("its array 'resets' has something else than 0 and 1")
+    return ProofFile(header, lo, hi, slopes, resets.astype(bool))
+
+
+def digest(document: dict[str, Any]) -> str:
+    """SHA-256 of a certificate without its digest: keys sorted, no blanks, shortest decimals that round-trip."""
+    content = {key: value for key, value in document.items() if key != "digest"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,171 @@
+"""Every board builds sample models and runs them, bit for bit, on its emulator. tools/board_matrix.py does all pairs.
+
+sample_models/ holds the int8 files of models/, as tools/board_matrix.py --convert writes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hil_support import assemble, need_emulator, need_toolchain
+
+from codesign.errors import InputError
+from codesign.hil import DeviceError, emulator_spec, open_target
+from codesign.hil.emulators import EmulatedBoard
+from codesign.quantization import read_integer_network
+from codesign.quantization.integer import IntegerNetwork
+from codesign.semantics import simulate
+from codesign.toolchain import build, list_boards, load_board
+from codesign.toolchain.build import check_fits
+
+if TYPE_CHECKING:
+    from codesign.toolchain import Build
+
+Built = Callable[[str, str], "Build"]
+MODELS = Path(__file__).parent / "sample_models"
+SMALLEST = ("microbit", "nucleo_f103")
+
+
+@cache
+def sample(name: str) -> IntegerNetwork:
+    return read_integer_network(MODELS / f"{name}.tflite")
+
+
+PAIRS = [(board, "vowels") for board in list_boards()] + [(b, m) for b in SMALLEST for m in ("motion", "digits")]
+
+
+@pytest.mark.parametrize(("board", "model"), PAIRS)
+def test_sample_models_run_on_every_board(board: str, model: str, tmp_path: Path) -> None:
+    need_toolchain()
+    described = load_board(board)
+    assert described.emulator is not None
+    need_emulator(described.emulator.kind)
+    network = sample(model)
+    firmware = build(network, described, tmp_path / "firmware")
+    q = np.random.default_rng(5).integers(-128, 128, (4, *network.input.shape)).astype(np.int8)
+    q[0], q[1] = -128, 127
+    with open_target(firmware, emulate=True) as target:
+        inferences = [target.device.infer(values) for values in q]
+        metrics = target.device.metrics()
+        assert target.identity.board == board
+    assert np.array_equal(np.stack([i.output for i in inferences]), simulate(network, q).reshape(len(q), -1))
+    counts = [target.count(i) for i in inferences]
+    assert all(count is not None and 5_000 < count < 1_000_000 for count in counts)
+    assert max(counts) - min(counts) < 0.1 * min(counts)  # type: ignore[type-var, operator]
+    assert 0 < metrics.stack_high_water < metrics.stack_size
+
+
+def test_every_sample_model_fits_or_is_refused_with_figures() -> None:
+    for board in map(load_board, list_boards()):
+        for path in sorted(MODELS.glob("*.tflite")):
+            check_fits(sample(path.stem), board)
+    tight = dataclasses.replace(
+        load_board("microbit"),
+        memories=tuple(
+            dataclasses.replace(m, size=m.size // 32 if m.kind == "flash" else m.size)
+            for m in load_board("microbit").memories
+        ),
+    )
+    with pytest.raises(InputError, match=r"it needs at least \d+ bytes of flash, and there are 8192"):
+        check_fits(sample("vowels"), tight)
+
+
+def test_cores_with_the_same_instructions_count_the_same(built: Built) -> None:
+    """Unicorn's exact count and QEMU's SysTick agree on Cortex-M3 and M4, and the M0's timer with the M0+'s SysTick."""
+    need_emulator("unicorn")
+    need_emulator("qemu")
+    network = read_integer_network(MODELS.parents[1] / "fixtures" / "tiny.tflite")
+    q = np.zeros(network.input.shape, np.int8)
+
+    def count(board: str) -> int:
+        with open_target(built("tiny", board), emulate=True) as target:
+            result = target.count(target.device.infer(q))
+        assert result is not None
+        return result
+
+    assert abs(count("nucleo_f103") - count("mps2_an385")) <= 100 + 0.05 * count("mps2_an385")
+    assert abs(count("nucleo_l476") - count("mps2_an386")) <= 100 + 0.05 * count("mps2_an386")
+    assert abs(count("pico") - count("microbit")) <= 200
+
+
+CHANGES: list[tuple[str, dict[str, Any], str]] = [
+    ("nucleo_f446", {"clock_hz": 168_000_000}, "the core runs at 180000000 Hz, the board file says 168000000"),
+    ("nucleo_f446", {"hse_hz": 25_000_000}, "is outside 1 to 2 MHz"),
+    ("nucleo_f446", {"machine": "stm32f401"}, "flash wait states|beyond its limit|no register|beyond 42"),
+    ("nucleo_f446", {"baud": 57600}, "USART2 runs at 1.* baud, the board file says 57600"),
+    ("nucleo_f446", {"alternate_function": 8}, r"pin PA2 is not set to USART2 \(AF8\)"),
+    ("nucleo_l476", {"hse_hz": 16_000_000}, "outside its range|too few flash wait states"),
+    ("nucleo_l476", {"hse_hz": 10_000_000}, "too few flash wait states|beyond its limit"),
+    ("nucleo_l476", {"pins": ("PA2", "PB3")}, "pin PB3 is not set to USART2|GPIOB is used while its clock is off"),
+    ("nucleo_f103", {"hse_hz": 12_000_000}, "too few flash wait states|beyond its limit"),
+    ("nucleo_f103", {"pins": ("PA4", "PA3")}, "pin PA4 is no output of USART2"),
+    ("nrf52840dk", {"baud": 9600}, "UART0 runs at 114746 baud, the board file says 9600"),
+    ("nrf52840dk", {"pins": ("P1.02", "P0.08")}, r"UART0 is not connected to pin P1\.02"),
+    ("nrf52840dk", {"clock_hz": 32_000_000}, "the core runs at 64000000 Hz"),
+    ("pico", {"clock_hz": 133_000_000}, "the core runs at 125000000 Hz"),
+    ("pico", {"hse_hz": 13_000_000}, "oscillator 1625000000 Hz is outside its range"),
+    ("pico", {"pins": ("GP12", "GP1")}, "pin GP12 is not set to UART0"),
+    ("pico", {"machine": "stm32f999"}, "machine stm32f999 is not modelled"),
+]
+
+
+@pytest.mark.parametrize(("board", "changes", "message"), CHANGES)
+def test_a_firmware_for_other_hardware_is_stopped_with_the_reason(
+    board: str, changes: dict[str, Any], message: str, built: Built
+) -> None:
+    """The firmware is set up for the board file; the emulated hardware is another."""
+    from codesign.hil import Device
+
+    need_emulator("unicorn")
+    spec = dataclasses.replace(emulator_spec(load_board(board), built("tiny", board).elf), **changes)
+
+    def connect() -> None:
+        with EmulatedBoard(spec) as emulated, Device(emulated.port, timeout=5, diagnose=emulated.failure) as device:
+            device.connect(3.0)
+
+    with pytest.raises(DeviceError, match=message):
+        connect()
+
+
+def test_rp2040_does_not_boot_a_damaged_second_stage(built: Built, tmp_path: Path) -> None:
+    from codesign.hil import mutate
+
+    need_emulator("unicorn")
+    elf = built("tiny", "pico").elf
+    mutate.flip_bit(elf, tmp_path / "mutant.elf", "boot2", 20, 3)
+    spec = dataclasses.replace(emulator_spec(load_board("pico"), elf), elf=str(tmp_path / "mutant.elf"))
+    with pytest.raises(DeviceError, match="the boot ROM refuses the flash"):
+        EmulatedBoard(spec)
+
+
+@pytest.mark.parametrize("cpu", ["cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33"])
+def test_peripherals_inside_an_it_block_leave_no_trace(cpu: str, tmp_path: Path) -> None:
+    """Unicorn leaves the IT state set after such an access, and takes the next branch for an invalid instruction."""
+    need_emulator("unicorn")
+    from codesign.hil.emulators.cortexm import BoardFaultError, Core, Image, SystemControlSpace
+
+    text = """
+        ldr r4, =0xE000E014
+        movs r0, #0
+    1:  cmp r0, #0
+        ittt eq
+        ldreq r1, [r4]
+        streq r1, [r4]
+        moveq r2, #7
+        cmp r0, #3
+        add r0, r0, #1
+        bne 1b
+        bkpt #0
+        .ltorg
+    """
+    image = Image.load(str(assemble(text, tmp_path)))
+    core = Core(image, [(0x0800_0000, 0x1_0000, False), (0x2000_0000, 0x1_0000, True)], cpu)
+    core.system = SystemControlSpace(core.now)
+    with pytest.raises(BoardFaultError, match="BKPT"):
+        core.run()

@@ -67,15 +67,15 @@ def made(tmp_path_factory):
 
     done = {}
 
-    def make(name, radius="1lsb", samples=2, epsilon=None, top1=None, float_suffix=".float.tflite", **more):
-        key = (name, radius, samples, epsilon, top1, str(more))
+    def make(name, radius="1lsb", samples=2, epsilon=None, top1=None, float_suffix=".float.tflite", topk=None, **more):
+        key = (name, radius, samples, epsilon, top1, topk, float_suffix, str(more))
         if key not in done:
             folder = tmp_path_factory.mktemp("certificate")
             base = name.removesuffix(".int16")
             float_path, int8_path = FIXTURES / f"{base}{float_suffix}", FIXTURES / f"{name}.tflite"
             network, integer = api.load(float_path), api.read(int8_path)
             data = api.calibration(FIXTURES / f"{base}.h5")
-            options = Options(Criteria(epsilon, top1), evaluations=60)
+            options = Options(Criteria(epsilon, top1, topk=topk), evaluations=60)
             api.certify(
                 network, integer, data, radius, samples, options=options, output=folder / "certificate.json", **more
             )

@@ -1,0 +1,121 @@
+"""Certificates of every kind of model are valid, quickly; what cannot be checked is said; independence."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from codesign.checker import Invalid, check, read_claims, replay_regions
+from codesign.checker.forms import Box
+
+
+def run(made, name, **options):
+    folder, float_path, int8_path = made(name, **options)
+    return check(folder / "certificate.json", float_path, int8_path), folder, float_path, int8_path
+
+
+@pytest.mark.parametrize(
+    "name", ["tiny", "logits", "stacked", "sequence", "timedist", "acts", "tiny.int16", "acts.int16", "timedist.int16"]
+)
+def test_certificates_are_valid_and_not_by_slack(made, name):
+    result, folder, float_path, int8_path = run(made, name, float_suffix=".h5")
+    assert (result.verdict, result.item) == ("valid", "")
+    assert result.facts > 500
+    claims = read_claims(folder / "certificate.json", float_path, int8_path)
+    _, bounds = replay_regions(claims, slice(0, 2))
+    for k, region in enumerate(claims.regions):
+        stated = np.array(region["logit_bound"])
+        derived = np.maximum(-bounds.logit_difference.lo[k], bounds.logit_difference.hi[k])
+        assert (derived < stated).all()
+        assert (stated <= derived * (1 + 1e-7) + 1e-11).all()
+
+
+def test_a_region_where_forms_are_given_up_is_valid(made):
+    result, folder, *_ = run(made, "logits", radius=0.5)
+    assert (result.verdict, result.item) == ("valid", "")
+    with np.load(folder / "certificate.proof.npz") as archive:
+        assert archive["resets"].any()
+
+
+def test_bounds_hold_on_sampled_inputs(made):
+    from codesign.network import evaluate
+    from codesign.semantics import dequantize, quantize_input, simulate
+
+    _, folder, float_path, int8_path = run(made, "acts", radius="8lsb")
+    claims = read_claims(folder / "certificate.json", float_path, int8_path)
+    _, bounds = replay_regions(claims, slice(0, 2))
+    rng = np.random.default_rng(0)
+    lo, hi = claims.proof.lo[0], claims.proof.hi[0]
+    x = (lo + rng.integers(0, 3, (400, *lo.shape)) / 2 * (hi - lo)).astype(np.float32)
+    x = np.clip(x, np.nextafter(lo.astype(np.float32), 9), np.nextafter(hi.astype(np.float32), -9))
+    for network in claims.integers:
+        gap = dequantize(network.output, simulate(network, quantize_input(network, x))) - evaluate(claims.network, x)
+        gap = gap.reshape(400, -1)
+        assert (gap >= bounds.output_difference.lo[0]).all()
+        assert (gap <= bounds.output_difference.hi[0]).all()
+
+
+@pytest.mark.parametrize("prover", ["closed-form", "auto"])
+def test_every_fact_is_proved_by_a_solver(made, prover):
+    folder, float_path, int8_path = made("tiny", samples=1)
+    result = check(folder / "certificate.json", float_path, int8_path, prover)
+    assert (result.verdict, result.item) == ("valid", "")
+    assert sum(result.provers.values()) == result.facts
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "tanh_diff", "square_difference"])
+def test_a_fact_that_a_solver_refutes_makes_it_invalid(made, kind):
+    folder, float_path, int8_path = made("tiny", samples=1)
+    facts, _ = replay_regions(read_claims(folder / "certificate.json", float_path, int8_path), slice(0, 1), keep=True)
+    index = next(k for k, fact in enumerate(facts._kept) if fact[0] == kind)
+    *rest, box = facts._kept[index]
+    facts._kept = [(*rest, Box(box.lo, box.hi - 1e-3 * (box.hi - box.lo)))]
+    with pytest.raises(Invalid, match="refuted"):
+        facts.prove("closed-form")
+
+
+def test_order_criteria(made):
+    folder, float_path, int8_path = made("logits", topk=1, samples=2)
+    statuses = [r["topk"] for r in json.loads((folder / "certificate.json").read_text())["regions"]]
+    assert "proved" in statuses
+    assert check(folder / "certificate.json", float_path, int8_path).verdict == "valid"
+
+
+def test_two_processes_say_the_same(made):
+    folder, float_path, int8_path = made("tiny", samples=9)
+    one, two = (check(folder / "certificate.json", float_path, int8_path, jobs=jobs) for jobs in (1, 2))
+    one.seconds = two.seconds = 0.0
+    assert one == two
+    assert one.verdict == "valid"
+
+
+def test_the_checker_shares_no_code_with_the_searcher():
+    script = (
+        "import sys, codesign.checker, codesign.checker.check, codesign.cli.check_commands\n"
+        "print([m for m in sys.modules if m.startswith(('codesign.verification', 'codesign.certificate'))])"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+def test_exported_obligations_are_those_of_the_check(made, tmp_path):
+    from click.testing import CliRunner
+
+    from codesign.cli.main import main
+
+    folder, float_path, int8_path = made("tiny", samples=1)
+    models = ["--float", str(float_path), "--int8", str(int8_path)]
+    out = tmp_path / "facts"
+    arguments = ["obligations", "export", str(folder / "certificate.json"), *models, "--sample", "20", "-o", str(out)]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    assert len(list(out.glob("*.smt2"))) == 20
+    assert CliRunner().invoke(main, ["obligations", "read", str(out)]).exit_code == 1
+    for path in out.glob("*.smt2"):
+        path.with_suffix(".out").write_text("unsat\n")
+    told = CliRunner().invoke(main, ["obligations", "read", str(out), "--json"])
+    assert told.exit_code == 0
+    assert len(json.loads(told.output)["proved"]) == 20
+    assert CliRunner().invoke(main, arguments).exit_code == 2  # the folder exists

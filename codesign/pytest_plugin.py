@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from codesign.hil import DeviceTrace, Identity, Inference, Metrics, Target
-    from codesign.quantization.integer import Int8Array, IntegerNetwork
+    from codesign.quantization.integer import ActivationArray, IntegerNetwork
     from codesign.toolchain import Build, Firmware
 
 EMULATED = "emulated"
@@ -61,8 +61,8 @@ class DeviceUnderTest:
     def emulated(self) -> bool:
         return self.target.emulated
 
-    def infer(self, q: Int8Array) -> Inference:
-        """One inference on the int8 input (T, D): output, int8 (outputs,), and counter."""
+    def infer(self, q: ActivationArray) -> Inference:
+        """One inference on the quantized input (T, D): output (outputs,), of its type, and counter."""
         return self.target.device.infer(q)
 
     def run(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -74,21 +74,21 @@ class DeviceUnderTest:
         q = quantize_input(self.network, np.asarray(x, np.float32)[np.newaxis])[0]
         return np.asarray(dequantize(self.network.output, self.infer(q).output))
 
-    def reference(self, q: Int8Array) -> Int8Array:
-        """What the device has to answer to the int8 input (T, D), by the exact simulation: int8 (outputs,)."""
+    def reference(self, q: ActivationArray) -> ActivationArray:
+        """What the device has to answer to the quantized input (T, D), by the exact simulation: (outputs,)."""
         import numpy as np
 
         from codesign.semantics import simulate
 
-        output: Int8Array = simulate(self.network, np.asarray(q)[np.newaxis])[0].reshape(-1)
+        output: ActivationArray = simulate(self.network, np.asarray(q)[np.newaxis])[0].reshape(-1)
         return output
 
-    def quantize(self, x: npt.NDArray[np.float32]) -> Int8Array:
+    def quantize(self, x: npt.NDArray[np.float32]) -> ActivationArray:
         """The device's own quantisation of the float32 input (T, D)."""
         return self.target.device.quantize(x)
 
-    def trace(self, q: Int8Array) -> DeviceTrace:
-        """The hidden state of every LSTM layer and step for the int8 input (T, D)."""
+    def trace(self, q: ActivationArray) -> DeviceTrace:
+        """The hidden state of every LSTM layer and step for the quantized input (T, D)."""
         return self.target.device.trace(q)
 
     def metrics(self) -> Metrics:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from codesign.bench.cores import find_core
 from codesign.bench.machine import Machine
@@ -16,7 +15,7 @@ from codesign.bench.qemu import checksum, count_by_ticks
 from codesign.bench.stack import stack_bound
 from codesign.codegen import Weights, make_plan, memory_estimate
 from codesign.errors import CodesignError, InputError
-from codesign.quantization.integer import IntegerNetwork
+from codesign.quantization.integer import ActivationArray, IntegerNetwork
 
 _REPEATS = 4
 _ROUNDS = 12_345
@@ -37,12 +36,13 @@ def load_model(path: str | Path, calibration: str | Path | None = None) -> Integ
         return read_integer_network(convert(path, Path(folder) / f"{path.stem}.tflite", calibration))
 
 
-def sample_inputs(network: IntegerNetwork, count: int, seed: int) -> npt.NDArray[np.int8]:
-    """int8 [count, T, D]: uniform random, except for the last two, which are all -128 and all 127."""
+def sample_inputs(network: IntegerNetwork, count: int, seed: int) -> ActivationArray:
+    """[count, T, D] of the input's type: uniform random, but for the last two: all the smallest, all the largest."""
     rng = np.random.default_rng(seed)
-    q = rng.integers(-128, 128, (count, *network.input.shape)).astype(np.int8)
+    low, high = network.input.q_min, network.input.q_max
+    q: ActivationArray = rng.integers(low, high + 1, (count, *network.input.shape)).astype(network.activations)
     if count >= 3:
-        q[-2], q[-1] = -128, 127
+        q[-2], q[-1] = low, high
     return q
 
 
@@ -83,7 +83,7 @@ def bench(
         for sample, output in zip(q, expected, strict=True):
             machine.write("bench_in", sample.tobytes())
             calls.append(machine.call("cs_model_invoke", "bench_in", "bench_out"))
-            exact += machine.read("bench_out", output.size) == output.tobytes()
+            exact += machine.read("bench_out", output.nbytes) == output.tobytes()
         counts = [call.instructions for call in calls]
         bound = stack_bound(program, "cs_model_invoke")
         measured = max(call.stack_bytes for call in calls)
@@ -137,7 +137,7 @@ def bench(
 
 
 def _bench_steps(
-    machine: Machine, network: IntegerNetwork, q: npt.NDArray[np.int8], expected: npt.NDArray[np.int8]
+    machine: Machine, network: IntegerNetwork, q: ActivationArray, expected: ActivationArray
 ) -> dict[str, Any] | None:
     """One time step a call, over one sequence."""
     plan = make_plan(network)
@@ -149,7 +149,7 @@ def _bench_steps(
     for t in range(steps):
         machine.write("bench_in", q[0, t].tobytes())
         counts.append(machine.call("cs_model_step", "bench_in", "bench_out").instructions)
-        rows.append(machine.read("bench_out", plan.step_outputs))
+        rows.append(machine.read("bench_out", plan.step_outputs * plan.value_bytes))
     got = b"".join(rows) if expected[0].size > plan.step_outputs else rows[-1]
     return {
         "instructions": max(counts),

@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from codesign.bench.cores import Core
 from codesign.codegen import Weights, generate
 from codesign.errors import CodesignError, InputError, MissingToolError
-from codesign.quantization.integer import IntegerNetwork
+from codesign.quantization.integer import ActivationArray, IntegerNetwork
 from codesign.resources import resource_dir
 
 LEVELS = ("O2", "Os", "O3")
 KNOWN_ROUNDS = 500_000
-_FLOATING = ("codesign_model_float.c", "cs_quantize.c")
+_FLOATING = ("codesign_model_float.c", "cs_quantize.c", "cs_quantize16.c")
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def build_program(
     network: IntegerNetwork,
     core: Core,
     folder: Path,
-    sample: npt.NDArray[np.int8],
+    sample: ActivationArray,
     weights: Weights = "int8",
     level: str = "O2",
     repeats: int = 1,
@@ -83,7 +80,8 @@ def build_program(
     )
     values = ",".join(str(int(v)) for v in sample.reshape(-1))
     (folder / "cs_bench_input.c").write_text(
-        f"#include <stdint.h>\nextern const int8_t bench_input[];\nconst int8_t bench_input[] = {{{values}}};\n",
+        '#include "codesign_model.h"\nextern const cs_model_value_t bench_input[];\n'
+        f"const cs_model_value_t bench_input[] = {{{values}}};\n",
         encoding="ascii",
     )
     sizes = (1 << 27, 1 << 27) if roomy else (core.flash[1], core.ram[1])

@@ -73,7 +73,7 @@ def size_report(network: IntegerNetwork, board: Board, weights: Weights = "int8"
 def _compile(network: IntegerNetwork, board: Board, weights: Weights, level: str) -> tuple[Program | None, int | None]:
     if shutil.which("arm-none-eabi-gcc") is None:
         return None, None
-    nothing = np.zeros(network.input.shape, np.int8)
+    nothing = np.zeros(network.input.shape, network.activations)
     with tempfile.TemporaryDirectory(prefix="codesign-") as scratch:
         program = build_program(network, find_core(board.core), Path(scratch), nothing, weights, level, roomy=True)
         return program, stack_bound(program, "cs_model_invoke")

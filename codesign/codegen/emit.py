@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from codesign.codegen.emit16 import step_definitions16
 from codesign.codegen.plan import Constant, Location, Plan, Step, size_of
-from codesign.quantization.integer import IntDense, IntLstm, Multiplier, QuantizedTensor
+from codesign.quantization.integer import IntDense, IntLstm, Multiplier, Profile, QuantizedTensor
 
 _LINE = 108
 
@@ -60,6 +61,15 @@ def _banner(plan: Plan) -> str:
     )
 
 
+def _ctype(plan: Plan) -> str:
+    return "int8_t" if plan.value_bytes == 1 else "int16_t"
+
+
+def _suffix(plan: Plan) -> str:
+    """Of the kernels' names for the plan's activations."""
+    return "" if plan.value_bytes == 1 else "16"
+
+
 def emit_header(plan: Plan) -> str:
     """codesign_model.h: the public API, for C99 and C++."""
     network = plan.network
@@ -74,6 +84,7 @@ def emit_header(plan: Plan) -> str:
 #define CS_MODEL_INPUT_SIZE {size_of(network.input)}
 #define CS_MODEL_OUTPUT_SIZE {size_of(network.output)}
 #define CS_MODEL_LSTM_LAYERS {plan.lstm_layers}
+#define CS_MODEL_VALUE_BYTES {plan.value_bytes}
 {_stream_defines(plan)}
 /* real = scale * (q - zero point) */
 #define CS_MODEL_INPUT_SCALE {_float(network.input.scale)}
@@ -85,21 +96,25 @@ def emit_header(plan: Plan) -> str:
 extern "C" {{
 #endif
 
+/* An input, an output or a hidden state. */
+typedef {_ctype(plan)} cs_model_value_t;
+
 /* Called after each LSTM step with the new hidden state; layers in order, and in a layer its steps in order. */
-typedef void (*cs_trace_fn)(void *context, uint16_t layer, uint16_t step, const int8_t *hidden, uint16_t units);
+typedef void (*cs_trace_fn)(void *context, uint16_t layer, uint16_t step, const cs_model_value_t *hidden,
+                            uint16_t units);
 
 /* The model has static buffers: one inference at a time. */
 void cs_model_init(void);
 /* Back to the initial state. cs_model_invoke starts from it in any case. */
 void cs_model_reset(void);
-/* CS_MODEL_INPUT_SIZE values. clamp(round(x / scale) + zero point, -128, 127): one single-precision division, ties
- * away from zero; NaN gives the zero point. In codesign_model_float.c. */
-void cs_model_quantize_input(const float *x, int8_t *q);
+/* CS_MODEL_INPUT_SIZE values. clamp(round(x / scale) + zero point, {network.input.q_min}, {network.input.q_max}): one
+ * single-precision division, ties away from zero; NaN gives the zero point. In codesign_model_float.c. */
+void cs_model_quantize_input(const float *x, cs_model_value_t *q);
 /* Runs the whole sequence; input and output must not overlap. */
-void cs_model_invoke(const int8_t *input, int8_t *output);
-void cs_model_invoke_traced(const int8_t *input, int8_t *output, cs_trace_fn trace, void *context);
+void cs_model_invoke(const cs_model_value_t *input, cs_model_value_t *output);
+void cs_model_invoke_traced(const cs_model_value_t *input, cs_model_value_t *output, cs_trace_fn trace, void *context);
 /* CS_MODEL_OUTPUT_SIZE values. In codesign_model_float.c. */
-void cs_model_dequantize_output(const int8_t *q, float *y);
+void cs_model_dequantize_output(const cs_model_value_t *q, float *y);
 /* 32 bytes: SHA-256 of the .tflite file. */
 const uint8_t *cs_model_hash(void);
 {_stream_functions(plan)}
@@ -132,54 +147,58 @@ def _stream_functions(plan: Plan) -> str:
  * initial state, the outputs of CS_MODEL_STEPS steps are those of cs_model_invoke (a model that gives only its last
  * step's output: the last of them); a stream may also go on for longer. With output NULL, layers behind the last LSTM
  * do not run. input and output must not overlap. cs_model_invoke leaves the state as after its last step. */
-void cs_model_step(const int8_t *input, int8_t *output);
+void cs_model_step(const cs_model_value_t *input, cs_model_value_t *output);
 /* The state as CS_MODEL_STATE_SIZE bytes, of any alignment; may be set again by the same model only. */
 void cs_model_get_state(uint8_t *state);
 void cs_model_set_state(const uint8_t *state);
 /* One step's CS_MODEL_FEATURES and CS_MODEL_STEP_OUTPUT_SIZE values. In codesign_model_float.c. */
-void cs_model_quantize_step(const float *x, int8_t *q);
-void cs_model_dequantize_step(const int8_t *q, float *y);
+void cs_model_quantize_step(const float *x, cs_model_value_t *q);
+void cs_model_dequantize_step(const cs_model_value_t *q, float *y);
 """
 
 
 def emit_float_source(plan: Plan) -> str:
     """codesign_model_float.c: the conversions, apart so that integer-only firmware links no floating point."""
-    return f"""{_banner(plan)}#include "codesign_model.h"
-#include "cs_quantize.h"
+    step = (
+        []
+        if plan.stream is None
+        else [
+            _conversion(plan, "quantize_step", "CS_MODEL_FEATURES"),
+            _conversion(plan, "dequantize_step", "CS_MODEL_STEP_OUTPUT_SIZE"),
+        ]
+    )
+    functions = [
+        _conversion(plan, "quantize_input", "CS_MODEL_INPUT_SIZE"),
+        _conversion(plan, "dequantize_output", "CS_MODEL_OUTPUT_SIZE"),
+        *step,
+    ]
+    include = f'#include "codesign_model.h"\n#include "cs_quantize{_suffix(plan)}.h"\n\n'
+    return _banner(plan) + include + "\n".join(functions)
 
-void cs_model_quantize_input(const float *x, int8_t *q)
+
+def _conversion(plan: Plan, name: str, size: str) -> str:
+    kernel, side = ("dequantize", "OUTPUT") if name.startswith("de") else ("quantize", "INPUT")
+    arguments = "q, y" if side == "OUTPUT" else "x, q"
+    parameters = "const cs_model_value_t *q, float *y" if side == "OUTPUT" else "const float *x, cs_model_value_t *q"
+    zero_point = f", CS_MODEL_{side}_ZERO_POINT" if plan.value_bytes == 1 else ""
+    return f"""void cs_model_{name}({parameters})
 {{
-    cs_quantize(x, q, CS_MODEL_INPUT_SIZE, CS_MODEL_INPUT_SCALE, CS_MODEL_INPUT_ZERO_POINT);
+    cs_{kernel}{_suffix(plan)}({arguments}, {size}, CS_MODEL_{side}_SCALE{zero_point});
 }}
-
-void cs_model_dequantize_output(const int8_t *q, float *y)
-{{
-    cs_dequantize(q, y, CS_MODEL_OUTPUT_SIZE, CS_MODEL_OUTPUT_SCALE, CS_MODEL_OUTPUT_ZERO_POINT);
-}}
-{"" if plan.stream is None else _STREAM_CONVERSIONS}"""
-
-
-_STREAM_CONVERSIONS = """
-void cs_model_quantize_step(const float *x, int8_t *q)
-{
-    cs_quantize(x, q, CS_MODEL_FEATURES, CS_MODEL_INPUT_SCALE, CS_MODEL_INPUT_ZERO_POINT);
-}
-
-void cs_model_dequantize_step(const int8_t *q, float *y)
-{
-    cs_dequantize(q, y, CS_MODEL_STEP_OUTPUT_SIZE, CS_MODEL_OUTPUT_SCALE, CS_MODEL_OUTPUT_ZERO_POINT);
-}
 """
 
 
 def emit_source(plan: Plan) -> str:
     """codesign_model.c: constants, static buffers and the sequence of kernel calls."""
     parts = [_banner(plan) + '#include "codesign_model.h"\n\n#include <stddef.h>\n\n']
-    parts[0] += '#include "cs_dense.h"\n#include "cs_lstm.h"\n#include "cs_softmax.h"\n'
+    if plan.value_bytes == 1:
+        parts[0] += '#include "cs_dense.h"\n#include "cs_lstm.h"\n#include "cs_softmax.h"\n'
+    else:
+        parts[0] += '#include "cs_int16.h"\n'
     digest = hashlib.sha256(plan.network.content).digest()
     parts.append(f"static const uint8_t model_hash[32] = {{\n{_array(digest)}\n}};\n")
     parts.append(_buffers(plan))
-    parts += [_step_definitions(index, step) for index, step in enumerate(plan.steps)]
+    parts += [_step_definitions(index, step, plan.network.profile) for index, step in enumerate(plan.steps)]
     parts.append(_functions(plan))
     return "\n".join(parts)
 
@@ -189,13 +208,15 @@ def _describe(tensor: QuantizedTensor) -> str:
     return f"{shape}, scale {tensor.scale:g}, zero point {tensor.zero_point}"
 
 
-def _step_definitions(index: int, step: Step) -> str:
+def _step_definitions(index: int, step: Step, profile: Profile) -> str:
     prefix = f"op{index}"
     op = step.op
     text = [f"/* {prefix}: {step.kind} {comment_text(op.name)}: {_describe(op.input)} -> {_describe(op.output)} */"]
     for constant in step.constants:
         text.append(_constant(prefix, constant))
-    if isinstance(op, IntLstm):
+    if op.input.dtype == "int16":
+        text += step_definitions16(prefix, step, profile)
+    elif isinstance(op, IntLstm):
         text.append(_lstm_descriptor(prefix, step, op))
     elif isinstance(op, IntDense):
         text.append(_dense_descriptor(prefix, step, op))
@@ -286,9 +307,10 @@ CS_NOINLINE static void {prefix}_run(const int8_t *x, int8_t *y, uint32_t rows)
 
 
 def _buffers(plan: Plan) -> str:
-    lines = [f"static int8_t buffer_{name}[{size}]; /* activations */" for name, size in plan.buffers.items() if size]
+    kind = _ctype(plan)
+    lines = [f"static {kind} buffer_{name}[{size}]; /* activations */" for name, size in plan.buffers.items() if size]
     if plan.wide_words:
-        lines.append(f"static uint64_t wide[{plan.wide_words}]; /* an LSTM's inputs of one step, as int16 */")
+        lines.append(f"static uint64_t wide[{plan.wide_words}]; /* a layer's inputs of one step, as int16 */")
     return "".join(line + "\n" for line in lines)
 
 
@@ -306,16 +328,21 @@ def _call(index: int, step: Step) -> str:
     op = step.op
     if isinstance(op, IntLstm):
         rows = target if step.keep_sequence else "NULL"
+        name, steps = f"cs_lstm{_suffix16(step)}_run", op.input.shape[0]
         return (
-            f"cs_lstm_run(op{index}_step, &op{index}_constants, {step.lstm_layer}, {op.input.shape[0]}, {source},\n"
+            f"{name}(op{index}_step, &op{index}_constants, {step.lstm_layer}, {steps}, {source},\n"
             f"                op{index}_hidden, op{index}_cell, {rows}, wide, trace, context);"
         )
     return _row_call(index, step, source, target, step.rows)
 
 
+def _suffix16(step: Step) -> str:
+    return "16" if step.op.input.dtype == "int16" else ""
+
+
 def _row_call(index: int, step: Step, source: str, target: str, rows: int) -> str:
     """The call of a layer without state on `rows` rows."""
-    if isinstance(step.op, IntDense) or step.kind == "softmax":
+    if isinstance(step.op, IntDense) or step.kind == "softmax" or step.op.input.dtype == "int16":
         return f"op{index}_run({source}, {target}, {rows});"
     return f"cs_lookup_run(op{index}_table, {source}, {target}, {size_of(step.op.output) // step.rows * rows});"
 
@@ -335,7 +362,7 @@ def _stream_calls(plan: Plan) -> list[str]:
         if call.index == last_lstm:
             calls.append("if (output == NULL) {\n        return;\n    }")
     if plan.stream_final != "output":
-        calls.append(f"cs_copy({_pointer(plan.stream_final)}, output, CS_MODEL_STEP_OUTPUT_SIZE);")
+        calls.append(f"cs_copy{_suffix(plan)}({_pointer(plan.stream_final)}, output, CS_MODEL_STEP_OUTPUT_SIZE);")
     if last_lstm < 0:
         calls.insert(0, "if (output == NULL) {\n        return;\n    }")
     return calls
@@ -347,10 +374,10 @@ def _body(calls: Iterable[str]) -> str:
 
 def _stream(plan: Plan) -> str:
     states = [(f"op{index}", step.op) for index, step in enumerate(plan.steps) if isinstance(step.op, IntLstm)]
-    get = [f"state = cs_state_get({p}_hidden, {p}_cell, {op.units}, state);" for p, op in states]
-    put = [f"state = cs_state_set({p}_hidden, {p}_cell, {op.units}, state);" for p, op in states]
+    get = [f"state = cs_state{_suffix(plan)}_get({p}_hidden, {p}_cell, {op.units}, state);" for p, op in states]
+    put = [f"state = cs_state{_suffix(plan)}_set({p}_hidden, {p}_cell, {op.units}, state);" for p, op in states]
     return f"""
-void cs_model_step(const int8_t *input, int8_t *output)
+void cs_model_step(const cs_model_value_t *input, cs_model_value_t *output)
 {{
 {_body(_stream_calls(plan))}}}
 
@@ -367,11 +394,15 @@ void cs_model_set_state(const uint8_t *state)
 def _functions(plan: Plan) -> str:
     calls = [_call(index, step) for index, step in enumerate(plan.steps)]
     if plan.final != "output":
-        calls.append(f"cs_copy({_pointer(plan.final, plan.final_offset)}, output, CS_MODEL_OUTPUT_SIZE);")
+        calls.append(
+            f"cs_copy{_suffix(plan)}({_pointer(plan.final, plan.final_offset)}, output, CS_MODEL_OUTPUT_SIZE);"
+        )
     if not plan.lstm_layers:
         calls += ["(void)trace;", "(void)context;"]
+    zero_points = plan.value_bytes == 1
     resets = [
-        f"cs_state_reset(op{index}_hidden, op{index}_cell, {step.op.units}, {step.op.output.zero_point});"
+        f"cs_state{_suffix(plan)}_reset(op{index}_hidden, op{index}_cell, {step.op.units}"
+        + (f", {step.op.output.zero_point});" if zero_points else ");")
         for index, step in enumerate(plan.steps)
         if isinstance(step.op, IntLstm)
     ]
@@ -384,11 +415,11 @@ void cs_model_init(void)
     cs_model_reset();
 }}
 
-void cs_model_invoke_traced(const int8_t *input, int8_t *output, cs_trace_fn trace, void *context)
+void cs_model_invoke_traced(const cs_model_value_t *input, cs_model_value_t *output, cs_trace_fn trace, void *context)
 {{
 {_body(calls)}}}
 
-void cs_model_invoke(const int8_t *input, int8_t *output)
+void cs_model_invoke(const cs_model_value_t *input, cs_model_value_t *output)
 {{
     cs_model_invoke_traced(input, output, NULL, NULL);
 }}

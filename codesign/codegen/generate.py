@@ -14,6 +14,16 @@ from codesign.errors import InputError
 from codesign.quantization.integer import IntegerNetwork, IntLstm
 from codesign.resources import resource_dir
 
+INT16_KERNELS = (
+    "cs_fixed.h",
+    "cs_int16.c",
+    "cs_int16.h",
+    "cs_kernels.h",
+    "cs_lstm.h",
+    "cs_quantize16.c",
+    "cs_quantize16.h",
+    "cs_tables.c",
+)
 KERNELS = (
     "cs_dense.h",
     "cs_fixed.h",
@@ -32,18 +42,19 @@ def generate(network: IntegerNetwork, folder: str | Path, weights: Weights = "in
     """Writes the model's C99 sources and the kernels into `folder`; other files there are left alone.
 
     Returns the paths written: codesign_model.h (the API), codesign_model.c, codesign_model_float.c (besides
-    cs_quantize.c the only file with floating point) and the kernels. Compiling every .c of the list, with `folder`
-    on the include path, gives the whole model. `weights`: 'int8' packs them at one byte each, 'int16' at two,
-    which takes fewer instructions; the outputs are the same. Raises InputError where the network cannot run exactly
-    in 32-bit integers or the folder cannot be written.
+    cs_quantize.c or cs_quantize16.c the only file with floating point) and the kernels. Compiling every .c of the list,
+    with `folder` on the include path, gives the whole model. `weights`: 'int8' packs them at one byte each, 'int16' at
+    two, which takes fewer instructions; the outputs are the same. Raises InputError where the network cannot run
+    exactly in 32-bit integers (int16 activations: 64-bit) or the folder cannot be written.
     """
     plan = make_plan(network, weights)
+    names = KERNELS if plan.value_bytes == 1 else INT16_KERNELS
     kernels = resource_dir("firmware") / "kernels"
     texts = {
         "codesign_model.h": emit_header(plan),
         "codesign_model.c": emit_source(plan),
         "codesign_model_float.c": emit_float_source(plan),
-        **{name: (kernels / name).read_text(encoding="ascii") for name in KERNELS},
+        **{name: (kernels / name).read_text(encoding="ascii") for name in names},
     }
     folder = Path(folder)
     try:
@@ -66,7 +77,7 @@ def _replace(path: Path, text: str) -> Path:
     return path
 
 
-# Present whatever the model: the sigmoid's 512 segments where it has an LSTM, and its 32-byte hash.
+# Present whatever the model: the sigmoid's 512 segments where a layer needs them, and its 32-byte hash.
 _SEGMENTS_BYTES = 2048
 _HASH_BYTES = 32
 
@@ -80,13 +91,15 @@ def memory_estimate(network: IntegerNetwork, weights: Weights = "int8") -> dict[
     """
     plan = make_plan(network, weights)
     layers: list[dict[str, Any]] = []
-    buffers = {f"buffer_{name}": size for name, size in plan.buffers.items() if size}
+    buffers = {f"buffer_{name}": size * plan.value_bytes for name, size in plan.buffers.items() if size}
     for index, step in enumerate(plan.steps):
         arrays = {constant.role: int(constant.values.nbytes) for constant in step.constants}
         if step.scales:
             arrays["scale"] = 12 * len(step.scales)
+        elif step.kind == "dense":
+            arrays["scale"] = 8 * len(step.scales64)
         if isinstance(step.op, IntLstm):
-            buffers |= {f"op{index}_hidden": step.op.units, f"op{index}_cell": 2 * step.op.units}
+            buffers |= {f"op{index}_hidden": step.op.units * plan.value_bytes, f"op{index}_cell": 2 * step.op.units}
         layers.append(
             {
                 "name": step.op.name,
@@ -98,7 +111,7 @@ def memory_estimate(network: IntegerNetwork, weights: Weights = "int8") -> dict[
         )
     if plan.wide_words:
         buffers["wide"] = 8 * plan.wide_words
-    shared = _HASH_BYTES + (_SEGMENTS_BYTES if plan.lstm_layers else 0)
+    shared = _HASH_BYTES + (_SEGMENTS_BYTES if plan.segments else 0)
     return {
         "flash_bytes": shared + sum(layer["flash_bytes"] for layer in layers),
         "ram_bytes": sum(buffers.values()),

@@ -1,7 +1,7 @@
 """From an integer network to a plan for C code: packed constants, buffers, and the order of kernel calls.
 
-Everything that could overflow 32 bits on the device is decided here, for every possible int8 input, so that the kernels
-need no check at run time.
+Everything that could overflow on the device is decided here, for every possible input, so that the kernels need no
+check at run time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codesign.codegen.int16 import Scale64, activation16, dense_part, lstm_parts
 from codesign.codegen.packing import Weights, pack_biases, pack_dense, pack_gates
 from codesign.errors import InputError
 from codesign.quantization.integer import (
@@ -41,22 +42,23 @@ _UINT16_MAX = 2**16 - 1
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A const array of the generated source: role (part of its C name) and values (int8, int32, uint64)."""
+    """A const array of the generated source: role (part of its C name) and values (int8, int16, int32, uint64)."""
 
     role: str
     values: npt.NDArray[Any]
 
     @property
     def ctype(self) -> str:
-        return {"i1": "int8_t", "i4": "int32_t", "u8": "uint64_t"}[self.values.dtype.str[1:]]
+        return {"i1": "int8_t", "i2": "int16_t", "i4": "int32_t", "u8": "uint64_t"}[self.values.dtype.str[1:]]
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """One kernel call. `source` + `offset` is where its input starts; `keep_sequence` matters to LSTMs only.
 
-    `wide` says for each weight array whether its layout is the int16 one. `rows` counts the rows (time steps) that a
-    dense layer or a softmax is applied to.
+    `wide` says for each weight array whether its layout is the int16 one, `deep` whether its accumulators have 64 bits
+    (int16 activations only, as `scales64`: an LSTM's gates, or a dense layer's outputs). `rows` counts the rows (time
+    steps) that a dense layer or a softmax is applied to.
     """
 
     op: IntLstm | IntDense | IntActivation
@@ -69,6 +71,8 @@ class Step:
     wide: tuple[bool, ...] = ()
     keep_sequence: bool = True
     lstm_layer: int = -1
+    deep: tuple[bool, ...] = ()
+    scales64: tuple[Scale64, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -98,7 +102,7 @@ class StreamCall:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The steps in order, static buffers (bytes of `a` and `b`) and words of the LSTMs' working memory.
+    """The steps in order, static buffers (values of `a` and `b`) and words of the layers' working memory.
 
     `final` and `final_offset` say where the result lies after the last step; anything but 'output' has to be copied.
     `stream` are the calls that consume one time step, and `stream_final` where their result lies; None where the
@@ -120,9 +124,20 @@ class Plan:
         return sum(step.kind == "lstm" for step in self.steps)
 
     @property
+    def value_bytes(self) -> int:
+        """Of an activation: 1 or 2."""
+        return 2 if self.network.activations == "int16" else 1
+
+    @property
+    def segments(self) -> bool:
+        """Whether a kernel uses the sigmoid's segments."""
+        elementwise = ("sigmoid", "tanh") if self.value_bytes == 2 else ()
+        return any(step.kind == "lstm" or step.kind in elementwise for step in self.steps)
+
+    @property
     def state_bytes(self) -> int:
-        """Of the saved state: hidden int8 and cell int16 of every LSTM."""
-        return sum(3 * step.op.units for step in self.steps if isinstance(step.op, IntLstm))
+        """Of the saved state: hidden and int16 cell of every LSTM."""
+        return sum((2 + self.value_bytes) * step.op.units for step in self.steps if isinstance(step.op, IntLstm))
 
     @property
     def step_outputs(self) -> int:
@@ -162,8 +177,8 @@ def make_plan(network: IntegerNetwork, weights: Weights = "int8") -> Plan:
     """Checks the network and lays out its constants and buffers.
 
     `weights`: 'int8' packs them at one byte each, 'int16' at two, which takes fewer instructions. Raises InputError
-    where the generated code could not be exact: int16 activations, an accumulator that may pass 2^30, a softmax over
-    more than 511 classes, sizes above 65535.
+    where the generated code could not be exact: an accumulator that may pass 2^30 (int16 activations: 2^47), an int8
+    softmax over more than 511 classes, sizes above 65535.
     """
     if weights not in ("int8", "int16"):
         raise InputError(f"weights can be packed as int8 or int16, not {weights!r}")
@@ -239,19 +254,32 @@ def _add_step(builder: _Builder, op: IntOp, profile: Profile, to_output: bool, l
     rows = 1
     wide: tuple[bool, ...] = ()
     scales: tuple[Multiplier, ...] = ()
+    deep: tuple[bool, ...] = ()
+    scales64: tuple[Scale64, ...] = ()
     constants: tuple[Constant, ...]
     values = size_of(op.output)
+    int16 = op.input.dtype == "int16"
     if isinstance(op, IntLstm):
-        constants, wide = _lstm_constants(op, builder.weights)
+        if int16:
+            constants, wide, deep, scales64 = _lstm_constants16(op, builder.weights)
+        else:
+            constants, wide = _lstm_constants(op, builder.weights)
         keep_sequence = not last_only
         layer = builder.lstm_layers
         builder.lstm_layers += 1
         builder.wide_words = max(builder.wide_words, (op.features + 3) // 4 + (op.units + 3) // 4)
     elif isinstance(op, IntDense):
-        constants, scales, wide = _dense_constants(op, builder.weights)
+        if int16:
+            constants, wide, deep, scales64 = _dense_constants16(op, builder.weights)
+            builder.wide_words = max(builder.wide_words, (op.W.shape[1] + 3) // 4)
+        else:
+            constants, scales, wide = _dense_constants(op, builder.weights)
         rows = size_of(op.input) // op.W.shape[1]
     elif isinstance(op, IntActivation):
-        constants = _activation_constants(op, profile)
+        if int16:
+            constants = tuple(Constant(role, table) for role, table in activation16(op, profile).tables)
+        else:
+            constants = _activation_constants(op, profile)
         rows = values // op.input.shape[-1]
     else:
         raise InputError(f"operator {op.name!r} ({type(op).__name__}) has no C kernel")
@@ -260,7 +288,8 @@ def _add_step(builder: _Builder, op: IntOp, profile: Profile, to_output: bool, l
     else:
         target = f"hidden{len(builder.steps)}"
     source, offset = builder.location, builder.offset
-    builder.steps.append(Step(op, constants, scales, source, offset, target, rows, wide, keep_sequence, layer))
+    step = Step(op, constants, scales, source, offset, target, rows, wide, keep_sequence, layer, deep, scales64)
+    builder.steps.append(step)
     builder.location, builder.offset = target, 0
 
 
@@ -272,8 +301,12 @@ def _check_chain(network: IntegerNetwork) -> None:
     expected = network.input
     for op in network.ops:
         for tensor in (op.input, op.output):
-            if tensor.dtype != "int8":
-                raise InputError(f"tensor {tensor.name!r} is {tensor.dtype}; C code is generated for int8 only")
+            if tensor.dtype != network.activations:
+                raise InputError(
+                    f"tensor {tensor.name!r} is {tensor.dtype}; activations have to be {network.activations} throughout"
+                )
+            if tensor.dtype == "int16" and tensor.zero_point != 0:
+                raise InputError(f"tensor {tensor.name!r} is int16 with zero point {tensor.zero_point}; it has to be 0")
             if any(n < 1 or n > _UINT16_MAX for n in tensor.shape):
                 raise InputError(f"tensor {tensor.name!r} has shape {tensor.shape}; dimensions go from 1 to 65535")
         if size_of(op.input) != size_of(expected):
@@ -310,13 +343,19 @@ def _check_scale(name: str, scale: Multiplier, largest: int) -> None:
         )
 
 
-def _lstm_constants(op: IntLstm, weights: Weights) -> tuple[tuple[Constant, ...], tuple[bool, ...]]:
+def _check_lstm(op: IntLstm) -> None:
     H, D = op.units, op.features
     fits = op.W.shape == (4, H, D) and op.R.shape == (4, H, H) and op.b.shape == (4, H)
     if not fits or op.input.shape[1:] != (D,) or op.output.shape != (op.input.shape[0], H):
         raise InputError(f"LSTM {op.name!r}: shapes {op.input.shape} and {op.output.shape} do not fit its weights")
     if not -40 <= op.cell_shift <= 2:
         raise InputError(f"LSTM {op.name!r}: cell scale 2^{op.cell_shift} is outside 2^-40 to 2^2")
+    for scale in (op.forget_multiplier, op.input_gate_multiplier, op.hidden_multiplier):
+        _check_scale(op.name, scale, 2**30 - 1)
+
+
+def _lstm_constants(op: IntLstm, weights: Weights) -> tuple[tuple[Constant, ...], tuple[bool, ...]]:
+    _check_lstm(op)
     # Gate-major (4, H, N) becomes unit-major (H, 4, N): the kernel takes the four rows of one unit together.
     input_rows, recurrent_rows, bias = op.W.transpose(1, 0, 2), op.R.transpose(1, 0, 2), np.ascontiguousarray(op.b.T)
     input_bias, input_largest = _folded(op.name, input_rows, bias, op.input.zero_point)
@@ -324,8 +363,6 @@ def _lstm_constants(op: IntLstm, weights: Weights) -> tuple[tuple[Constant, ...]
     for gate in range(4):
         _check_scale(op.name, op.input_multipliers[gate], int(input_largest[:, gate].max()))
         _check_scale(op.name, op.recurrent_multipliers[gate], int(recurrent_largest[:, gate].max()))
-    for scale in (op.forget_multiplier, op.input_gate_multiplier, op.hidden_multiplier):
-        _check_scale(op.name, scale, 2**30 - 1)
     input_weights, input_wide = pack_gates(input_rows, weights)
     recurrent_weights, recurrent_wide = pack_gates(recurrent_rows, weights)
     biases = pack_biases(input_bias), pack_biases(recurrent_bias)
@@ -338,9 +375,7 @@ def _lstm_constants(op: IntLstm, weights: Weights) -> tuple[tuple[Constant, ...]
     return constants, (input_wide, recurrent_wide)
 
 
-def _dense_constants(
-    op: IntDense, weights: Weights
-) -> tuple[tuple[Constant, ...], tuple[Multiplier, ...], tuple[bool, ...]]:
+def _check_dense(op: IntDense) -> None:
     outputs, inputs = op.W.shape
     rows = size_of(op.input) // inputs
     if (
@@ -352,6 +387,30 @@ def _dense_constants(
         raise InputError(f"dense {op.name!r}: shapes {op.input.shape} and {op.output.shape} do not fit its weights")
     if len(op.multipliers) not in (1, outputs):
         raise InputError(f"dense {op.name!r}: {len(op.multipliers)} multipliers for {outputs} outputs")
+
+
+def _lstm_constants16(
+    op: IntLstm, weights: Weights
+) -> tuple[tuple[Constant, ...], tuple[bool, ...], tuple[bool, ...], tuple[Scale64, ...]]:
+    _check_lstm(op)
+    own, recurrent, scales = lstm_parts(op, weights)
+    words = np.concatenate([own.words, recurrent.words], axis=1).reshape(-1)
+    return (Constant("weights", words),), (own.wide, recurrent.wide), (own.deep, recurrent.deep), scales
+
+
+def _dense_constants16(
+    op: IntDense, weights: Weights
+) -> tuple[tuple[Constant, ...], tuple[bool, ...], tuple[bool, ...], tuple[Scale64, ...]]:
+    _check_dense(op)
+    part, scales = dense_part(op, weights)
+    return (Constant("weights", part.words.reshape(-1)),), (part.wide,), (part.deep,), scales
+
+
+def _dense_constants(
+    op: IntDense, weights: Weights
+) -> tuple[tuple[Constant, ...], tuple[Multiplier, ...], tuple[bool, ...]]:
+    _check_dense(op)
+    outputs = len(op.W)
     bias, largest = _folded(op.name, op.W, op.b, op.input.zero_point)
     for k in range(outputs):
         _check_scale(op.name, op.multipliers[k if len(op.multipliers) > 1 else 0], int(largest[k]))

@@ -22,7 +22,7 @@ from codesign.hil.result import HilResult
 from codesign.hil.session import Recovery, Session
 from codesign.hil.target import Target
 from codesign.network.model import FloatNetwork
-from codesign.quantization.integer import Int8Array, IntegerNetwork
+from codesign.quantization.integer import ActivationArray, IntegerNetwork
 
 FORMAT = "codesign-hil-1"
 FLAG_CLOCK_FALLBACK = 0x0001
@@ -181,6 +181,9 @@ def _check_identity(target: Target, network: IntegerNetwork, build_id: bytes | s
     steps, features = network.input.shape
     shape = (identity.steps, identity.features, identity.input_size, identity.output_size)
     wanted = (steps, features, steps * features, int(np.prod(network.output.shape)))
+    if identity.activations != network.activations:
+        failures.append(f"the device's model takes {identity.activations} values, the model {network.activations}")
+        return False
     if shape != wanted:
         failures.append(f"the device's model has shape (steps, features, inputs, outputs) {shape}, the model {wanted}")
     return shape == wanted
@@ -222,7 +225,7 @@ def _run(
         found.traces.append({"sample": index, **traced_record["trace"]})
         if traced_record["problem"]:
             found.failures.append(f"sample {index}: {traced_record['problem']}")
-    first: Int8Array | None = None
+    first: ActivationArray | None = None
     for index in range(len(x)):
         output, count = session.infer(index, q[index])
         if output.shape != reference[index].shape:
@@ -257,10 +260,10 @@ def _run(
         found.failures.append("sample 0 gives another output when sent again: the device keeps state between inputs")
 
 
-def _check_quantisation(session: Session, x: npt.NDArray[np.float32], q: Int8Array, found: _Findings) -> None:
+def _check_quantisation(session: Session, x: npt.NDArray[np.float32], q: ActivationArray, found: _Findings) -> None:
     for index, values in enumerate(x):
         if 4 * values.size > 0xFFFF:
-            return  # does not fit a frame; such models take int8 inputs only
+            return  # does not fit a frame; such models take quantized inputs only
         found.quantize_checked += 1
         device = session.quantize(index, values)
         if np.array_equal(device, q[index]):

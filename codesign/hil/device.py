@@ -39,8 +39,9 @@ from codesign.hil.protocol import (
     parse_inference,
     parse_metrics,
     parse_trace_step,
+    parse_values,
 )
-from codesign.quantization.integer import Int8Array
+from codesign.quantization.integer import ActivationArray, Activations
 
 if TYPE_CHECKING:
     import serial
@@ -109,6 +110,7 @@ class Device:
         self._decoder = Decoder()
         self._queue: deque[Frame] = deque()
         self._max_request = _RESYNC_BYTES
+        self._activations: Activations = "int8"
         self._link_errors: tuple[type[Exception], ...] = (serial.SerialException, OSError, TypeError)
         self.statistics = LinkStatistics()
         self._lost = False
@@ -216,21 +218,22 @@ class Device:
         """Who is there: model hash, build id, sizes, board."""
         identity = parse_identity(self._single(Command.IDENTIFY, b""))
         self._max_request = 4 * identity.input_size + OVERHEAD + _RESYNC_BYTES
+        self._activations = identity.activations
         return identity
 
-    def infer(self, q: Int8Array) -> Inference:
-        """Run one inference on the int8 input (T, D)."""
-        return parse_inference(self._single(Command.INFER, _int8_bytes(q)))
+    def infer(self, q: ActivationArray) -> Inference:
+        """Run one inference on the input (T, D), of the type that `identify` told (int8 before it)."""
+        return parse_inference(self._single(Command.INFER, self._bytes(q)), self._activations)
 
-    def trace(self, q: Int8Array) -> DeviceTrace:
-        """Run one inference on the int8 input (T, D) and get the hidden state of every LSTM layer and step."""
+    def trace(self, q: ActivationArray) -> DeviceTrace:
+        """Run one inference on the input (T, D), typed as for `infer`; gives every LSTM layer's hidden states."""
         steps: list[TraceStep] = []
         refusal = ""
         for attempt in self._attempts(Command.TRACE):
             steps = []
             try:
-                for payload in self._request(Command.TRACE, _int8_bytes(q), many=True):
-                    step = parse_trace_step(payload)
+                for payload in self._request(Command.TRACE, self._bytes(q), many=True):
+                    step = parse_trace_step(payload, self._activations)
                     if step.layer == CLOSING_LAYER:
                         return DeviceTrace(tuple(steps), step.hidden)
                     steps.append(step)
@@ -246,13 +249,18 @@ class Device:
         """Stack high-water mark and counts since reset."""
         return parse_metrics(self._single(Command.METRICS, b""))
 
-    def quantize(self, x: npt.NDArray[np.float32]) -> Int8Array:
-        """Let the device quantise the float32 input (T, D); int8 of the same shape."""
+    def quantize(self, x: npt.NDArray[np.float32]) -> ActivationArray:
+        """Let the device quantise the float32 input (T, D); int8 or int16 of the same shape."""
         values = np.ascontiguousarray(x, dtype="<f4")
-        payload = self._single(Command.QUANTIZE, values.tobytes())
-        if len(payload) != values.size:
-            raise DeviceError(f"the device quantised {values.size} values to {len(payload)}")
-        return np.frombuffer(payload, np.int8).reshape(values.shape)
+        quantized = parse_values(self._single(Command.QUANTIZE, values.tobytes()), self._activations)
+        if quantized.size != values.size:
+            raise DeviceError(f"the device quantised {values.size} values to {quantized.size}")
+        return quantized.reshape(values.shape)
+
+    def _bytes(self, q: ActivationArray) -> bytes:
+        if q.dtype != self._activations:
+            raise InputError(f"the device takes {self._activations} inputs, not {q.dtype}")
+        return np.ascontiguousarray(q, q.dtype.newbyteorder("<")).tobytes()
 
     def _single(self, command: Command, payload: bytes) -> bytes:
         refusal = ""
@@ -387,12 +395,6 @@ class Device:
 
     def _no_permission(self) -> str:
         return f"no permission to open {self.port}: add yourself to its group (sudo usermod -aG dialout $USER)"
-
-
-def _int8_bytes(q: Int8Array) -> bytes:
-    if q.dtype != np.int8:
-        raise InputError(f"the device takes int8 inputs, not {q.dtype}")
-    return np.ascontiguousarray(q).tobytes()
 
 
 def _first_line(error: Exception) -> str:

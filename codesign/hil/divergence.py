@@ -10,16 +10,16 @@ import numpy.typing as npt
 from codesign.hil.device import Device
 from codesign.hil.protocol import DeviceTrace
 from codesign.network.model import FloatNetwork, Lstm
-from codesign.quantization.integer import Int8Array, IntegerNetwork, IntLstm
+from codesign.quantization.integer import ActivationArray, IntegerNetwork, IntLstm
 
 OUTPUT = "output"
 
 
-def find_divergence(device: Device, network: IntegerNetwork, q: Int8Array) -> dict[str, Any]:
-    """Trace the int8 input (T, D), whose inference went wrong, and name the first difference from the reference.
+def find_divergence(device: Device, network: IntegerNetwork, q: ActivationArray) -> dict[str, Any]:
+    """Trace the input (T, D), whose inference went wrong, and name the first difference from the reference.
 
     The result has 'text' (one sentence), 'layer', 'step', 'unit' (None where they do not apply), 'device' and
-    'reference' (int8 values). DeviceError where the trace itself fails.
+    'reference' (integers). DeviceError where the trace itself fails.
     """
     trace = device.trace(q)
     difference = _first_difference(network, q, trace)
@@ -33,7 +33,7 @@ def compare_trace(
     network: IntegerNetwork,
     float_network: FloatNetwork,
     x: npt.NDArray[np.float32],
-    q: Int8Array,
+    q: ActivationArray,
     trace: DeviceTrace,
 ) -> tuple[dict[str, Any], str | None]:
     """A record for hil.json of one traced sample, and what differs from the reference, if anything does.
@@ -59,7 +59,7 @@ def _lstms(network: IntegerNetwork) -> list[IntLstm]:
     return [op for op in network.ops if isinstance(op, IntLstm)]
 
 
-def _first_difference(network: IntegerNetwork, q: Int8Array, trace: DeviceTrace) -> dict[str, Any] | None:
+def _first_difference(network: IntegerNetwork, q: ActivationArray, trace: DeviceTrace) -> dict[str, Any] | None:
     """In the device's order of execution."""
     from codesign.semantics import simulate_trace
 

@@ -14,7 +14,7 @@ from enum import IntEnum
 import numpy as np
 
 from codesign.errors import CodesignError
-from codesign.quantization.integer import Int8Array
+from codesign.quantization.integer import ActivationArray, Activations
 
 PROTOCOL_VERSION = 1
 MAGIC = b"\xc5\xd1"
@@ -22,6 +22,7 @@ REPLY = 0x80
 ERROR_TYPE = 0xFF
 CLOSING_LAYER = 0xFFFF
 MAX_PAYLOAD = 0xFFFF
+FLAG_INT16 = 2
 _HEADER = struct.Struct("<2sBHH")
 _CRC = struct.Struct("<I")
 OVERHEAD = _HEADER.size + _CRC.size
@@ -82,7 +83,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Identity:
-    """Reply to identify. Sizes count int8 values; `clock_hz` is the core clock."""
+    """Reply to identify. Sizes count values, int8 or int16; `clock_hz` is the core clock."""
 
     protocol: int
     flags: int
@@ -98,30 +99,35 @@ class Identity:
     clock_hz: int
     board: str
 
+    @property
+    def activations(self) -> Activations:
+        """The type of inputs, outputs and hidden states."""
+        return "int16" if self.flags & FLAG_INT16 else "int8"
+
 
 @dataclass(frozen=True, eq=False)
 class Inference:
-    """Reply to infer: int8 (output_size,), and the counter's difference over the inference."""
+    """Reply to infer: int8 or int16 (output_size,), and the counter's difference over the inference."""
 
-    output: Int8Array
+    output: ActivationArray
     count: int
 
 
 @dataclass(frozen=True, eq=False)
 class TraceStep:
-    """Hidden state of one LSTM layer (counted from 0) after one time step: int8 (units,)."""
+    """Hidden state of one LSTM layer (counted from 0) after one time step: int8 or int16 (units,)."""
 
     layer: int
     step: int
-    hidden: Int8Array
+    hidden: ActivationArray
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceTrace:
-    """Reply to trace: every step in the order of execution, and the output, int8 (output_size,)."""
+    """Reply to trace: every step in the order of execution, and the output, int8 or int16 (output_size,)."""
 
     steps: tuple[TraceStep, ...]
-    output: Int8Array
+    output: ActivationArray
 
 
 @dataclass(frozen=True)
@@ -232,20 +238,29 @@ def parse_identity(payload: bytes) -> Identity:
     )
 
 
-def parse_inference(payload: bytes) -> Inference:
-    """DeviceError where the payload is too short to hold the counter."""
+def parse_values(payload: bytes, activations: Activations) -> ActivationArray:
+    """Values of the device's type, little endian. DeviceError where the payload holds no whole number of them."""
+    if activations == "int8":
+        return np.frombuffer(payload, np.int8)
+    if len(payload) % 2:
+        raise DeviceError(f"the device sends {len(payload)} bytes where int16 values are expected")
+    return np.frombuffer(payload, "<i2").astype(np.int16)
+
+
+def parse_inference(payload: bytes, activations: Activations = "int8") -> Inference:
+    """DeviceError where the payload is too short to hold the counter, or does not fit the type of values."""
     if len(payload) <= _COUNTER.size:
         raise DeviceError(f"the device's inference reply has only {len(payload)} bytes")
-    output = np.frombuffer(payload[: -_COUNTER.size], np.int8)
+    output = parse_values(payload[: -_COUNTER.size], activations)
     return Inference(output, _COUNTER.unpack(payload[-_COUNTER.size :])[0])
 
 
-def parse_trace_step(payload: bytes) -> TraceStep:
+def parse_trace_step(payload: bytes, activations: Activations = "int8") -> TraceStep:
     """DeviceError where the number of units does not match the payload's length."""
     if len(payload) < _TRACE.size:
         raise DeviceError(f"a trace frame of the device has only {len(payload)} bytes")
     layer, step, units = _TRACE.unpack_from(payload)
-    hidden = np.frombuffer(payload[_TRACE.size :], np.int8)
+    hidden = parse_values(payload[_TRACE.size :], activations)
     if len(hidden) != units:
         raise DeviceError(f"a trace frame of the device announces {units} units but carries {len(hidden)}")
     return TraceStep(layer, step, hidden)

@@ -18,7 +18,7 @@ from codesign.errors import InputError
 from codesign.hil.journal import Journal
 from codesign.hil.protocol import DeviceError, Identity, LinkLostError, Metrics, NoReplyError
 from codesign.hil.target import Target
-from codesign.quantization.integer import Int8Array
+from codesign.quantization.integer import ActivationArray
 
 T = TypeVar("T")
 _MAX_EVENTS = 100
@@ -47,8 +47,8 @@ class Session:
         self.reused = 0  # answers taken from the journal
         self._begun = time.monotonic()
 
-    def infer(self, sample: int, q: Int8Array) -> tuple[Int8Array, int | None]:
-        """Output, int8 (outputs,), and counter value of one sample; from the journal where it is there."""
+    def infer(self, sample: int, q: ActivationArray) -> tuple[ActivationArray, int | None]:
+        """Output, int8 or int16 (outputs,), and counter value of one sample; from the journal where it is there."""
         known = self._known("infer", sample)
         if known is None:
             inference = self._asked("infer", sample, lambda: self.target.device.infer(q))
@@ -59,21 +59,21 @@ class Session:
         count = known.get("count")
         if count is not None and (type(count) is not int or count < 0):
             raise _damaged()
-        return _int8(known, "output"), count
+        return self._values(known, "output"), count
 
-    def repeat(self, sample: int, q: Int8Array) -> Int8Array:
+    def repeat(self, sample: int, q: ActivationArray) -> ActivationArray:
         """The output of a sample again, always from the device."""
         output = self._asked("infer", sample, lambda: self.target.device.infer(q)).output
         self.answered += 1
         return output
 
-    def quantize(self, sample: int, x: Any) -> Int8Array:
+    def quantize(self, sample: int, x: Any) -> ActivationArray:
         """The device's own quantisation of x, float32 (T, D)."""
         known = self._known("quantize", sample)
         if known is None:
             values = self._asked("quantize", sample, lambda: self.target.device.quantize(x))
             known = self._keep("quantize", sample, {"values": values.reshape(-1).tolist()})
-        quantized = _int8(known, "values")
+        quantized = self._values(known, "values")
         if quantized.size != np.size(x):
             raise _damaged()
         return quantized.reshape(np.shape(x))
@@ -109,6 +109,12 @@ class Session:
     def link(self) -> dict[str, Any]:
         """What happened on the line, for hil.json."""
         return {"recovered": self.recovered, "events": self.events, **asdict(self.target.device.statistics)}
+
+    def _values(self, entry: Mapping[str, Any], key: str) -> ActivationArray:
+        values, limits = entry.get(key), np.iinfo(self.target.identity.activations)
+        if not isinstance(values, list) or not all(type(v) is int and limits.min <= v <= limits.max for v in values):
+            raise _damaged()
+        return np.array(values, self.target.identity.activations)
 
     def _known(self, kind: str, sample: int) -> dict[str, Any] | None:
         known = self.journal.entries.get((kind, sample)) if self.journal else None
@@ -163,10 +169,3 @@ class Session:
 
 def _damaged() -> InputError:
     return InputError("the journal holds a damaged result; start again without --resume")
-
-
-def _int8(entry: Mapping[str, Any], key: str) -> Int8Array:
-    values = entry.get(key)
-    if not isinstance(values, list) or not all(type(v) is int and -128 <= v <= 127 for v in values):
-        raise _damaged()
-    return np.array(values, np.int8)

@@ -21,10 +21,10 @@ extern uint32_t cs_ld_bss_end[];
 void Reset_Handler(void);
 void Fault_Handler(void);
 void bench_known_loop(uint32_t rounds);
-extern const int8_t bench_input[CS_MODEL_INPUT_SIZE];
+extern const cs_model_value_t bench_input[CS_MODEL_INPUT_SIZE];
 
-int8_t bench_in[CS_MODEL_INPUT_SIZE];
-int8_t bench_out[CS_MODEL_OUTPUT_SIZE];
+cs_model_value_t bench_in[CS_MODEL_INPUT_SIZE];
+cs_model_value_t bench_out[CS_MODEL_OUTPUT_SIZE];
 #if CS_MODEL_STREAMING
 uint8_t bench_state[CS_MODEL_STATE_SIZE + 1];
 void *const bench_keep[4] = {(void *)cs_model_step, (void *)cs_model_get_state, (void *)cs_model_set_state, bench_state};
@@ -98,8 +98,8 @@ __attribute__((used, noreturn)) static void bench_main(void)
         cs_model_invoke(bench_in, bench_out);
     }
     print((start - now()) & TICK_MASK);
-    for (i = 0; i < CS_MODEL_OUTPUT_SIZE; i++) {
-        sum = (sum << 5 | sum >> 27) ^ (uint8_t)bench_out[i];
+    for (i = 0; i < sizeof bench_out; i++) {
+        sum = (sum << 5 | sum >> 27) ^ ((const uint8_t *)bench_out)[i];
     }
     print(sum);
     semihosting(SYS_EXIT, ADP_STOPPED_APPLICATION_EXIT);

@@ -17,21 +17,24 @@
 #define COUNTER_BYTES 8u
 #define IDENTIFY_FIXED 72u /* bytes before the board's name */
 
-#define INPUT_BYTES ((uint32_t)(CS_MODEL_INPUT_SIZE))
-#define OUTPUT_BYTES ((uint32_t)(CS_MODEL_OUTPUT_SIZE))
-#define FLOAT_BYTES (4u * INPUT_BYTES)
+/* Values are sent as they lie in memory: little endian. */
+#define VALUE_BYTES ((uint32_t)sizeof(cs_model_value_t))
+#define INPUT_BYTES (VALUE_BYTES * CS_MODEL_INPUT_SIZE)
+#define OUTPUT_BYTES (VALUE_BYTES * CS_MODEL_OUTPUT_SIZE)
+#define FLOAT_BYTES (4u * CS_MODEL_INPUT_SIZE)
+#define FLAG_INT16 2u
 #define LARGEST_FRAME 0xFFFFu
 /* A model too wide for whole float requests still answers everything else. */
 #define MAX_PAYLOAD (FLOAT_BYTES <= LARGEST_FRAME ? FLOAT_BYTES : INPUT_BYTES)
 
-_Static_assert(CS_MODEL_INPUT_SIZE <= 0xFFFF, "the input does not fit a frame of the serial protocol");
-_Static_assert(CS_MODEL_OUTPUT_SIZE <= 0xFFFF - 8, "the output does not fit a frame of the serial protocol");
+_Static_assert(INPUT_BYTES <= 0xFFFF, "the input does not fit a frame of the serial protocol");
+_Static_assert(OUTPUT_BYTES <= 0xFFFF - 8, "the output does not fit a frame of the serial protocol");
 
 /* float32 requests are read in place: the storage is declared as floats, and the payload starts 8 bytes into it. */
 #define PAYLOAD_AT 8u
 static float storage[(PAYLOAD_AT + MAX_PAYLOAD + CS_FRAME_CRC + 3u) / 4u];
-static int8_t input_q[CS_MODEL_INPUT_SIZE];
-static int8_t output_q[CS_MODEL_OUTPUT_SIZE];
+static cs_model_value_t input_q[CS_MODEL_INPUT_SIZE];
+static cs_model_value_t output_q[CS_MODEL_OUTPUT_SIZE];
 static cs_parser parser;
 static uint32_t invocations;
 static uint32_t bad_frames;
@@ -60,11 +63,11 @@ static void identify(const cs_frame *request)
     const uint32_t name_bytes = (uint32_t)sizeof board_name - 1u;
     begin_reply(&writer, request, IDENTIFY_FIXED + name_bytes);
     cs_writer_u16(&writer, PROTOCOL_VERSION);
-    cs_writer_u16(&writer, cs_board_flags());
+    cs_writer_u16(&writer, (uint16_t)(cs_board_flags() | (VALUE_BYTES == 2u ? FLAG_INT16 : 0u)));
     cs_writer_put(&writer, cs_model_hash(), 32);
     cs_writer_put(&writer, build_id, sizeof build_id);
-    cs_writer_u32(&writer, INPUT_BYTES);
-    cs_writer_u32(&writer, OUTPUT_BYTES);
+    cs_writer_u32(&writer, CS_MODEL_INPUT_SIZE);
+    cs_writer_u32(&writer, CS_MODEL_OUTPUT_SIZE);
     cs_writer_u16(&writer, CS_MODEL_STEPS);
     cs_writer_u16(&writer, CS_MODEL_FEATURES);
     cs_writer_u16(&writer, CS_MODEL_LSTM_LAYERS);
@@ -79,7 +82,7 @@ static void infer(const cs_frame *request)
 {
     cs_writer writer;
     const uint64_t start = cs_board_counter();
-    cs_model_invoke((const int8_t *)request->payload, output_q);
+    cs_model_invoke((const cs_model_value_t *)(const void *)request->payload, output_q);
     const uint64_t count = cs_board_counter_elapsed(start);
     invocations++;
     begin_reply(&writer, request, OUTPUT_BYTES + COUNTER_BYTES);
@@ -88,18 +91,19 @@ static void infer(const cs_frame *request)
     cs_writer_end(&writer);
 }
 
-static void send_trace(const cs_frame *request, uint16_t layer, uint16_t step, const int8_t *values, uint16_t units)
+static void send_trace(const cs_frame *request, uint16_t layer, uint16_t step,
+                       const cs_model_value_t *values, uint16_t units)
 {
     cs_writer writer;
-    begin_reply(&writer, request, TRACE_HEADER + units);
+    begin_reply(&writer, request, TRACE_HEADER + VALUE_BYTES * units);
     cs_writer_u16(&writer, layer);
     cs_writer_u16(&writer, step);
     cs_writer_u16(&writer, units);
-    cs_writer_put(&writer, (const uint8_t *)values, units);
+    cs_writer_put(&writer, (const uint8_t *)values, VALUE_BYTES * units);
     cs_writer_end(&writer);
 }
 
-static void on_trace(void *context, uint16_t layer, uint16_t step, const int8_t *hidden, uint16_t units)
+static void on_trace(void *context, uint16_t layer, uint16_t step, const cs_model_value_t *hidden, uint16_t units)
 {
     send_trace((const cs_frame *)context, layer, step, hidden, units);
 }
@@ -107,7 +111,7 @@ static void on_trace(void *context, uint16_t layer, uint16_t step, const int8_t 
 static void trace(const cs_frame *request)
 {
     cs_frame copy = *request;
-    cs_model_invoke_traced((const int8_t *)request->payload, output_q, on_trace, &copy);
+    cs_model_invoke_traced((const cs_model_value_t *)(const void *)request->payload, output_q, on_trace, &copy);
     invocations++;
     send_trace(request, TRACE_END, 0, output_q, CS_MODEL_OUTPUT_SIZE);
 }

@@ -229,6 +229,21 @@ CS_INLINE const uint64_t *cs_gates(uint32_t is_wide, const cs_multiplier s[4], c
     return w;
 }
 
+/* The next cell state; i and f in high halves. */
+CS_INLINE int32_t cs_next_cell(const cs_lstm_constants *k, int32_t cell, int32_t i, int32_t f, int32_t g)
+{
+    const int32_t update = cs_saturate16(cs_scale_product(i, g, k->update_scale), cs_product_shift(k->update_scale));
+    /* f c does not leave 16 bits: only the sum saturates. */
+    const int32_t c = (cs_scale_product(f, cell, k->forget_scale) >> cs_product_shift(k->forget_scale)) + update;
+    if (k->cell_clip == 32767) {
+        return cs_saturate16(c + cs_sign(c), 0) - cs_sign(c); /* to -32767 */
+    }
+    if (k->cell_clip > 0) {
+        return cs_clamp(cs_saturate16(c, 0), -k->cell_clip, k->cell_clip);
+    }
+    return cs_saturate16(c, 0);
+}
+
 CS_INLINE void cs_lstm_step(const cs_lstm *op, const cs_lstm_constants *k, const int8_t *x, const int8_t *hidden,
                             int16_t *cell, int8_t *next, uint64_t *wide)
 {
@@ -253,18 +268,7 @@ CS_INLINE void cs_lstm_step(const cs_lstm *op, const cs_lstm_constants *k, const
         i = cs_sigmoid(cs_saturate16(in[0] + re[0], 0), middle, offset);
         g = cs_tanh(6 * cs_saturate16(in[2] + re[2], 0), middle);
         f = cs_sigmoid(cs_saturate16(in[1] + re[1], 0), middle, offset);
-        c = *cell;
-        y = cs_saturate16(cs_scale_product(i, g, k->update_scale), cs_product_shift(k->update_scale));
-        /* f c does not leave 16 bits: only the sum saturates. */
-        c = (cs_scale_product(f, c, k->forget_scale) >> cs_product_shift(k->forget_scale)) + y;
-        if (k->cell_clip == 32767) {
-            c = cs_saturate16(c + cs_sign(c), 0) - cs_sign(c); /* to -32767 */
-        } else {
-            c = cs_saturate16(c, 0);
-            if (k->cell_clip > 0) {
-                c = cs_clamp(c, -k->cell_clip, k->cell_clip);
-            }
-        }
+        c = cs_next_cell(k, *cell, i, f, g);
         *cell++ = (int16_t)c;
         o = cs_sigmoid(cs_saturate16(in[3] + re[3], 0), middle, offset);
         y = cs_product_high_low(o, cs_tanh(cs_tanh_argument(c, k->tanh_factor, k->tanh_shift), middle));

@@ -208,18 +208,19 @@ def handmade() -> dict[str, IntegerNetwork]:
 
 
 def inputs(net: IntegerNetwork, count: int, seed: int = 0) -> np.ndarray:
-    """int8 [count, T, D]: constant extremes, the zero point, square waves, then random at several amplitudes."""
+    """[count, T, D]: constant extremes, the zero point, square waves, then random at several amplitudes."""
     rng = np.random.default_rng(seed)
     T, D = net.input.shape
-    q = np.empty((count, T, D), np.int8)
-    amplitude = rng.choice([2.0, 20.0, 60.0, 128.0], (count, 1, 1))
-    q[:] = np.clip(np.rint(net.input.zero_point + rng.uniform(-1, 1, q.shape) * amplitude), -128, 127)
+    low, high = net.input.q_min, net.input.q_max
+    q = np.empty((count, T, D), net.activations)
+    amplitude = rng.choice([2.0, 20.0, 60.0, 128.0], (count, 1, 1)) * ((high + 1) / 128)
+    q[:] = np.clip(np.rint(net.input.zero_point + rng.uniform(-1, 1, q.shape) * amplitude), low, high)
     full = rng.random(count) < 0.3
-    q[full] = rng.integers(-128, 128, (int(full.sum()), T, D))
+    q[full] = rng.integers(low, high + 1, (int(full.sum()), T, D))
     binary = rng.random(count) < 0.2
-    q[binary] = rng.choice([-128, 127], (int(binary.sum()), T, D))
-    q[0], q[1], q[2] = -128, 127, net.input.zero_point
-    q[3], q[4] = np.where(np.arange(T)[:, None] % 2, -128, 127), np.where(np.arange(D)[None] % 2, -128, 127)
+    q[binary] = rng.choice([low, high], (int(binary.sum()), T, D))
+    q[0], q[1], q[2] = low, high, net.input.zero_point
+    q[3], q[4] = np.where(np.arange(T)[:, None] % 2, low, high), np.where(np.arange(D)[None] % 2, low, high)
     return q
 
 
@@ -238,7 +239,7 @@ class HostBuild:
         return done.stdout
 
     def infer(self, q: np.ndarray, mode: str = "infer") -> np.ndarray:
-        out = np.frombuffer(self.run(mode, q.tobytes()), np.int8)
+        out = np.frombuffer(self.run(mode, q.tobytes()), self.net.activations)
         return out.reshape(len(q), *self.net.output.shape)
 
 

@@ -8,12 +8,12 @@
 
 #include "codesign_model.h"
 
-static int8_t input[CS_MODEL_INPUT_SIZE];
-static int8_t output[CS_MODEL_OUTPUT_SIZE];
+static cs_model_value_t input[CS_MODEL_INPUT_SIZE];
+static cs_model_value_t output[CS_MODEL_OUTPUT_SIZE];
 static float reals[CS_MODEL_INPUT_SIZE > CS_MODEL_OUTPUT_SIZE ? CS_MODEL_INPUT_SIZE : CS_MODEL_OUTPUT_SIZE];
 
 #if CS_MODEL_STREAMING
-static int8_t row[CS_MODEL_STEP_OUTPUT_SIZE];
+static cs_model_value_t row[CS_MODEL_STEP_OUTPUT_SIZE];
 static uint8_t state[CS_MODEL_STATE_SIZE + 1];
 #endif
 
@@ -24,12 +24,12 @@ static void put(const void *data, size_t n)
     }
 }
 
-static void on_step(void *context, uint16_t layer, uint16_t step, const int8_t *hidden, uint16_t units)
+static void on_step(void *context, uint16_t layer, uint16_t step, const cs_model_value_t *hidden, uint16_t units)
 {
     const uint16_t head[3] = {layer, step, units};
     ++*(int *)context;
     put(head, sizeof head);
-    put(hidden, units);
+    put(hidden, (size_t)units * CS_MODEL_VALUE_BYTES);
 }
 
 #if CS_MODEL_STREAMING
@@ -106,7 +106,7 @@ int main(int argc, char **argv)
         }
     } else if (strcmp(mode, "states") == 0) {
         while (fread(state, 1, CS_MODEL_STATE_SIZE, stdin) == CS_MODEL_STATE_SIZE &&
-               fread(input, 1, CS_MODEL_FEATURES, stdin) == CS_MODEL_FEATURES) {
+               fread(input, CS_MODEL_VALUE_BYTES, CS_MODEL_FEATURES, stdin) == CS_MODEL_FEATURES) {
             cs_model_set_state(state);
             cs_model_step(input, row);
             cs_model_get_state(state);

@@ -15,6 +15,7 @@
 #define STUB_LOOP 125
 #define STUB_LOOP_COUNT 360000000u
 
+typedef int8_t cs_model_value_t;
 typedef void (*cs_trace_fn)(void *context, uint16_t layer, uint16_t step, const int8_t *hidden, uint16_t units);
 
 void cs_model_init(void);

@@ -12,7 +12,7 @@ result = codesign.cross_check(firmware, network, integer, data, certificate)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +197,7 @@ def cross_check(
     from codesign.hil import open_target
 
     count = len(data.x) if samples is None else min(samples, len(data.x))
-    regions = None if certificate is None else _regions_within(hil_regions(certificate), count)
+    regions = None if certificate is None else hil_regions(certificate, data.x[:count])
     with open_target(firmware, port=port, emulate=emulate) as target:
         return check(
             target,
@@ -209,10 +209,6 @@ def cross_check(
             firmware.build_id,
             progress=on_progress,
         )
-
-
-def _regions_within(regions: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    return [r for r in regions if r["sample"] is None or r["sample"] < count]
 
 
 def accuracy(network: FloatNetwork | IntegerNetwork, data: Calibration) -> float | None:

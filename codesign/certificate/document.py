@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from codesign.certificate.proof_file import proof_path
 from codesign.errors import InputError
@@ -164,13 +165,21 @@ def load_certificate(path: str | Path) -> dict[str, Any]:
     return validate_certificate(document)
 
 
-def hil_regions(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the cross-check needs of each region: sample, bound at the network's output, top-1 status.
+def hil_regions(document: dict[str, Any], x: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+    """What the cross-check needs of the regions that hold for samples of x (N, T, D): sample, output_bound, top1.
 
-    A region around no sample of the data is about none that is run, and is left out unless it is the whole domain.
+    A region around a sample of the data holds for it, unless it is of grid points: those are about the quantized input.
+    A domain region holds for every sample inside the domain; one around no sample of the data for none.
     """
-    return [
-        {"sample": region["sample"], "output_bound": region["bound"], "top1": region["top1"]}
-        for region in document["regions"]
-        if region["sample"] is not None or region["radius"] is None
-    ]
+    lo, hi = (np.asarray(document["domain"][end]) for end in ("lo", "hi"))
+    inside = np.flatnonzero(((x >= lo) & (x <= hi)).all(axis=(1, 2)))
+    found = []
+    for region in document["regions"]:
+        if region["sample"] is not None and region["kind"] != "grid":
+            samples = [region["sample"]] if region["sample"] < len(x) else []
+        elif region["sample"] is None and region["radius"] is None:
+            samples = [int(k) for k in inside]
+        else:
+            samples = []
+        found += [{"sample": k, "output_bound": region["bound"], "top1": region["top1"]} for k in samples]
+    return found

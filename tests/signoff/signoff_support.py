@@ -132,7 +132,7 @@ def make_evidence(
         "instructions" if emulated else "cycles",
         1.0,
     )
-    hil = cross_check(target, network, float_network, x, labels, hil_regions(certificate), BUILD_ID)
+    hil = cross_check(target, network, float_network, x, labels, hil_regions(certificate, x), BUILD_ID)
     build = {
         "board": "nucleo_f746",
         "title": "NUCLEO-F746ZG",

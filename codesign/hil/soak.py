@@ -57,6 +57,8 @@ class SoakStatus:
     count_max: int | None = None
     count_sum: int = 0
     resident_bytes: int = 0
+    resident_first: int = 0
+    resident_largest: int = 0
     failures: list[str] = field(default_factory=list)
     inputs: list[dict[str, Any]] = field(default_factory=list)
 
@@ -90,8 +92,7 @@ def soak(
     if not regions:
         raise InputError("there is no certified region to draw inputs from; give the certificate")
     session = Session(target, recovery=recovery or Recovery(total=1_000_000))
-    status = SoakStatus(resident_bytes=_resident_bytes())
-    first_resident = status.resident_bytes
+    status = SoakStatus()
     begun = time.monotonic()
     interrupted = False
     _check_subject(target, network, build_id, status)
@@ -101,6 +102,8 @@ def soak(
             status.seconds = time.monotonic() - begun
             status.recovered = session.recovered
             status.resident_bytes = _resident_bytes()
+            status.resident_first = status.resident_first or status.resident_bytes
+            status.resident_largest = max(status.resident_largest, status.resident_bytes)
             on_update(status)
         session.confirm_identity()
     except DeviceError as error:
@@ -147,7 +150,11 @@ def soak(
         },
         "stack": {"high_water_bytes": metrics.stack_high_water, "size_bytes": metrics.stack_size} if metrics else None,
         "link": session.link(),
-        "host_resident_bytes": {"first": first_resident, "last": status.resident_bytes},
+        "host_resident_bytes": {  # of this process after the first batch, at most, and after the last
+            "first": status.resident_first,
+            "largest": status.resident_largest,
+            "last": status.resident_bytes,
+        },
     }
 
 

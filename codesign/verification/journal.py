@@ -126,7 +126,9 @@ class Journal:
     def put(self, key: str, batch: Batch) -> None:
         """Append one line, on disk when this returns."""
         results, proof = batch
-        body = json.dumps({"results": [_to_json(r) for r in results], "proof": asdict(proof)})
+        body = json.dumps(
+            {"results": [_to_json(r) for r in results], "proof": {**vars(proof), "provers": dict(proof.provers)}}
+        )
         line = json.dumps({"key": key, "digest": _digest(key, body), "body": body}).encode() + b"\n"
         try:
             while line:

@@ -71,13 +71,10 @@ class Norms:
         rows = bound.reshape(len(sums), -1)
         largest = rows.max(1)
         l1 = np.minimum(sums, rows.sum(1) * (1 + gamma(rows.shape[1])))
-        squares = np.minimum((rows**2).sum(1), largest * l1) * (1 + gamma(rows.shape[1]))
-        n = len(sums)
-        return Norms(
-            float(bound.max()),
-            float(up(np.sqrt(squares.sum() * (1 + gamma(n))))),
-            float(up(l1.sum() * (1 + gamma(n)))),
-        )
+        n, scale = len(sums), float(bound.max()) or 1.0  # in units of the largest: squares do not underflow
+        squares = np.minimum(((rows / scale) ** 2).sum(1), (largest / scale) * (l1 / scale))
+        total = float(np.sqrt(squares.sum() * (1 + gamma(bound.size + n))))
+        return Norms(float(bound.max()), float(up(np.array(scale * total))), float(up(l1.sum() * (1 + gamma(n)))))
 
     def to_json(self) -> dict[str, float]:
         return {"linf": self.linf, "l2": self.l2, "l1": self.l1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 import zipfile
 from dataclasses import dataclass
 from functools import cache
@@ -108,7 +109,9 @@ def _from_npz(content: bytes) -> Array:
 
 
 def _from_csv(content: bytes) -> Array:
-    return np.loadtxt(io.StringIO(content.decode()), delimiter=",", ndmin=2, dtype=np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an empty file is told about by the caller
+        return np.loadtxt(io.StringIO(content.decode()), delimiter=",", ndmin=2, dtype=np.float64)
 
 
 @cache

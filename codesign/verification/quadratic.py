@@ -38,7 +38,9 @@ def second_derivative(function: Function, z: Array) -> Array:
     return np.asarray(y * (1 - y) * (1 - 2 * y) if function == "sigmoid" else -2 * y * (1 - y * y))
 
 
-def parabola(function: Function, box: Box, center: Array, place: str = "", recorder: Recorder | None = None) -> Parabola:
+def parabola(
+    function: Function, box: Box, center: Array, place: str = "", recorder: Recorder | None = None
+) -> Parabola:
     """Least squares on Chebyshev nodes; the residual from a grid with its second-order remainder.
 
     Between neighbours of a grid of step h the residual leaves the chord by at most h^2/8 max |f'' - 2 s2|, and f'' moves
@@ -116,7 +118,9 @@ def sigmoid_times(u: Box, u0: Array, v: Box, v0: Array, place: str, recorder: Re
     """sigmoid(u) v over a box, expanded around (u0, v0)."""
     s = parabola("sigmoid", u, u0, f"{place} sigmoid", recorder)
     zero, one = np.zeros_like(v0), np.ones_like(v0)
-    return product_patch(s, image("sigmoid", u), _reach(u, u0), Parabola(v0, one, zero, Box(zero, zero)), v, _reach(v, v0))
+    return product_patch(
+        s, image("sigmoid", u), _reach(u, u0), Parabola(v0, one, zero, Box(zero, zero)), v, _reach(v, v0)
+    )
 
 
 def sigmoid_tanh(u: Box, u0: Array, v: Box, v0: Array, place: str, recorder: Recorder | None) -> Patch:

@@ -69,7 +69,9 @@ def recurrent(network: FloatNetwork) -> Recurrent:
             )
     lstms = [layer for layer in network.layers if isinstance(layer, Lstm)]
     if not cells or not readout or lstms[-1].return_sequences:
-        raise InputError("'codesign robust' needs an LSTM that gives its last step, and a dense layer of classes after it")
+        raise InputError(
+            "'codesign robust' needs an LSTM that gives its last step, and a dense layer of classes after it"
+        )
     V, v = readout[0].W.astype(np.float64), readout[0].b.astype(np.float64)
     size, offset = np.abs(V), np.abs(v)
     for dense in readout[1:]:
@@ -133,7 +135,12 @@ def _margins(out: Form) -> Box:
 def _step(
     z: Form, state: tuple[Form, Box], units: int, pool: Pool, where: str, recorder: Recorder | None
 ) -> tuple[Form, tuple[Form, Box]]:
-    functions = (("sigmoid", "input gate"), ("sigmoid", "forget gate"), ("tanh", "cell gate"), ("sigmoid", "output gate"))
+    functions = (
+        ("sigmoid", "input gate"),
+        ("sigmoid", "forget gate"),
+        ("tanh", "cell gate"),
+        ("sigmoid", "output gate"),
+    )
     i, f, g, o = (
         _activated(name, z.rows(slice(k * units, (k + 1) * units)), None, pool, f"{where} {label}", recorder)
         for k, (name, label) in enumerate(functions)

@@ -211,7 +211,17 @@ def _certify(task: _Task) -> RobustRegion:
     rng = np.random.default_rng([options.seed, task.sample])
     proof = discharge(recorder.batches if recorder else [], options.proof, options.audit_sample, options.prover, rng)
     return RobustRegion(
-        task.sample, task.label, status, lower, upper, margin, attack, found, time.perf_counter() - started, spent, proof
+        task.sample,
+        task.label,
+        status,
+        lower,
+        upper,
+        margin,
+        attack,
+        found,
+        time.perf_counter() - started,
+        spent,
+        proof,
     )
 
 
@@ -276,7 +286,9 @@ def _attack(task: _Task) -> tuple[float, Array | None]:
         if restart:
             x = region.lo + size * rng.random(x.shape)
         for step in range(options.steps):
-            x = np.clip(x - 0.5 * 0.85**step * size * np.sign(input_gradient(task.twin, x, weights)), region.lo, region.hi)
+            x = np.clip(
+                x - 0.5 * 0.85**step * size * np.sign(input_gradient(task.twin, x, weights)), region.lo, region.hi
+            )
             logits = evaluate(task.twin, x, logits=True)
             best = min(best, float((logits * weights).sum(1).min()))
             wrong = _wrong(task, x, logits)

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from codesign.verification.affine import UNIT, Array, Box, gamma, product_box, up
 from codesign.verification.quadratic import (
@@ -37,10 +36,10 @@ from codesign.verification.quadratic import (
 from codesign.verification.recurrent import Enclosure, Recurrent
 from codesign.verification.relaxation import Recorder, image
 
-Single = npt.NDArray[np.float32]
 Mode = Literal["fast", "tight"]
-# Twice the unit roundoff of float32, doubled.
-_SINGLE = 2.0**-22
+SCALE_ROWS = 6
+RANK = 192
+"""Dimensions of the subspace on which eigenvalues are verified; the rest is charged by its Frobenius norm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +151,38 @@ class SecondOrder:
         self.forms = np.concatenate([self.forms, forms])
         self.reach = np.concatenate([self.reach, absolute_rows(forms)])
         self.eta = np.concatenate([self.eta, eta])
-        scaled = self.forms / np.sqrt(self.scale)
-        self.gram = scaled @ scaled.T
+        self._measure()
         return node
 
+    def _measure(self) -> None:
+        scaled = self.forms / np.sqrt(self.scale)
+        self.gram = scaled @ scaled.T
+
+    def _rescale(self, weights: Array) -> None:
+        """Choose D for these rows: the norms of M's rows, averaged over a few of the functionals. Any D > 0 is right."""
+        total = np.zeros(self.scale.size)
+        plain = self.forms @ self.forms.T
+        for k in np.unique(np.linspace(0, len(weights) - 1, SCALE_ROWS).astype(int)):
+            used = np.flatnonzero(weights[k])
+            mixed = _mixed(self.forms, self.left[used], self.right[used], 0.5 * weights[k, used])
+            square = np.maximum((mixed * (plain @ mixed)).sum(0), 0.0)
+            total += square / max(float(square.sum()), 1e-300)
+        if not total.any():
+            return
+        self.scale = np.sqrt(total) + 1e-4 * float(np.sqrt(total.max()))
+        self._measure()
+        left, right = self.left, self.right
+        self.left, self.right, self.pairs = left[:0], right[:0], np.zeros((0, 0))
+        self._add_terms(left, right)
+
     def _node(
-        self, t: int, layer: int, known: Box, exact: Box | None = None, gates: Array | None = None, cell: Array | None = None
+        self,
+        t: int,
+        layer: int,
+        known: Box,
+        exact: Box | None = None,
+        gates: Array | None = None,
+        cell: Array | None = None,
     ) -> Node:
         bounds = self._bound(self._back(t, layer, gates, cell, None))
         center = bounds.const + 0.5 * (bounds.above - bounds.below)
@@ -260,8 +285,9 @@ class SecondOrder:
         rest = rows.rest * (1 + gamma(self.longest)) + 8 * gamma(self.longest) * rows.size
         above, below = np.zeros(count), np.zeros(count)
         if rows.weights:
-            quadratic = self._quadratic(weights)
-            above, below = quadratic
+            if self.mode == "tight":
+                self._rescale(weights)
+            above, below = self._quadratic(weights)
             rest = rest + self._cross(weights)
         return Bounds(rows.const, rows.forms, up(below + rest), up(above + rest))
 
@@ -275,35 +301,34 @@ class SecondOrder:
         frobenius = up((np.sqrt(square + lost * size**2) + lost * size) * total)
         if self.mode == "fast":
             return frobenius, frobenius
+        basis, loose = self._subspace()
         above, below = frobenius.copy(), frobenius.copy()
         for k in np.flatnonzero(frobenius > 0):
-            high, low = self._spectral(weights[k])
-            above[k], below[k] = min(above[k], high), min(below[k], low)
-        return above, below
+            used = np.flatnonzero(weights[k])
+            core = (weights[k, used, None] * basis[self.left[used]]).T @ basis[self.right[used]]
+            room = (lost + loose) * float(size[k])
+            high, low = _outside(0.5 * (core + core.T), float(square[k]) + lost * float(size[k]) ** 2, room, True)
+            above[k], below[k] = min(above[k], high * total), min(below[k], low * total)
+        return up(above), up(below)
+
+    def _subspace(self) -> tuple[Array, float]:
+        """Nodes in an orthonormal basis of the symbols that matter most, (nodes, r), and how far it is off orthonormal.
+
+        Any basis is right; this one comes from two rounds of randomised subspace iteration on the nodes' scaled forms.
+        """
+        used = np.flatnonzero(np.abs(self.forms).sum(0) > 0)
+        scaled = self.forms[:, used] / np.sqrt(self.scale[used])
+        count = min(RANK, len(used), len(scaled))
+        start = np.random.default_rng(0).normal(size=(len(scaled), count))
+        Q = np.linalg.qr(scaled.T @ start)[0]
+        for _ in range(2):
+            Q = np.linalg.qr(scaled.T @ (scaled @ Q))[0]
+        off = float(np.sqrt(np.square(Q.T @ Q - np.eye(Q.shape[1])).sum())) + gamma(len(used)) * count
+        return scaled @ Q, 8 * off
 
     def _used(self) -> slice:
         """The symbols of the steps that have nodes so far."""
         return slice(0, (int(np.flatnonzero(np.abs(self.forms).sum(0) > 0).max(initial=-1)) + 1))
-
-    def _spectral(self, weights: Array) -> tuple[float, float]:
-        used = np.flatnonzero(weights)
-        nodes, place = np.unique(np.concatenate([self.left[used], self.right[used]]), return_inverse=True)
-        a, b = place[: len(used)], place[len(used) :]
-        G = self.forms[nodes]
-        G = G[:, np.abs(G).sum(0) > 0].astype(np.float32)
-        mixed = _mixed(G, a, b, (0.5 * weights[used]).astype(np.float32))
-        M = G.T @ mixed
-        d = np.sqrt(np.square(M, dtype=np.float64).sum(1))
-        d = d + 1e-6 * d.max(initial=0.0) + 1e-30
-        scaled = 1.0 / np.sqrt(d)
-        # Any positive d is right; M in float32 is off by gamma times the sum of absolute terms, in the scaled symbols.
-        M = (0.5 * (M + M.T) * (scaled[:, None] * scaled)).astype(np.float32)
-        norm = np.sqrt(np.square(G * scaled).sum(1))
-        size = float(np.abs(weights[used]) @ (norm[a] * norm[b]))
-        lost = _SINGLE * (len(nodes) + 32) * size + 1e-30 * len(d)
-        high, low = eigenvalue_bounds(M)
-        total = float(d.sum()) * (1 + gamma(len(d)))
-        return float(up(np.asarray((high + lost) * total))), float(up(np.asarray((low + lost) * total)))
 
     def _cross(self, weights: Array) -> Array:
         """Upper bounds of sum |w| (|g_u| eta_v + |g_v| eta_u) over the region, (rows,)."""
@@ -320,23 +345,19 @@ class SecondOrder:
             square = np.maximum(np.einsum("rm,rm->r", ratio @ np.square(self.gram), ratio), 0.0)
             eigenvalue = np.sqrt(square + lost * (ratio @ norm)) + lost
         else:
-            eigenvalue = np.array([self._cross_eigenvalue(row) for row in ratio]) + lost
+            basis, loose = self._subspace()
+            square = np.maximum(np.einsum("rm,rm->r", ratio @ np.square(self.gram), ratio), 0.0) + lost * (ratio @ norm)
+            room = loose * (ratio @ norm) + lost
+            eigenvalue = np.array(
+                [
+                    _outside((row[:, None] * basis).T @ basis, float(square[k]), float(room[k]), False)[0]
+                    for k, row in enumerate(ratio)
+                ]
+            )
         together = np.sqrt(plain) * np.sqrt(eigenvalue * total)
         # A node that does not move at all has no ratio: its part counts in full.
         still = p @ np.where(self.reach < 1e-12, self.reach, 0.0)
         return up(np.minimum(plain, together + still) * (1 + gamma(len(norm))))
-
-    def _cross_eigenvalue(self, ratio: Array) -> float:
-        used = np.flatnonzero(ratio > 1e-9 * ratio.max(initial=0.0))
-        if not len(used):
-            return float(ratio.sum() * np.diagonal(self.gram).max(initial=0.0))
-        root = np.sqrt(ratio[used])
-        dropped = ratio.copy()
-        dropped[used] = 0.0
-        gram = self.gram[np.ix_(used, used)] * root[:, None] * root
-        gram = (0.5 * (gram + gram.T)).astype(np.float32)
-        lost = _SINGLE * float(np.sqrt(np.square(gram, dtype=np.float64).sum()))
-        return largest_eigenvalue(gram) + lost + float(dropped @ np.diagonal(self.gram))
 
     def functionals(self, V: Array, v: Array, V_slack: Array, v_slack: Array) -> Bounds:
         """Bounds of V h + v for the last hidden state h, V (n, H) and v (n,) known up to slacks."""
@@ -349,12 +370,28 @@ class SecondOrder:
         return self._bound(rows)
 
 
-def _mixed(G: Single, a: Array, b: Array, half: Single) -> Single:
+def _outside(core: Array, square: float, room: float, both: bool) -> tuple[float, float]:
+    """Bounds of the largest eigenvalues of a symmetric M and of -M from its projection V^T M V and |M|_F^2 <= `square`.
+
+    The blocks outside of the projection have Frobenius norms b (twice) and c with 2 b^2 + c^2 = |M|_F^2 - |core|_F^2, so
+    the eigenvalues are at most those of [[a, b], [b, c]] with a that of the core.
+    """
+    high, low = eigenvalue_bounds(core) if both else (largest_eigenvalue(core), 0.0)
+    inside = float(np.square(core).sum()) * (1 - gamma(core.size))
+    left = max(square - inside, 0.0) + 4 * room * np.sqrt(max(square, 0.0)) + room**2
+    b, c = np.sqrt(0.5 * left), np.sqrt(left)
+
+    def joined(a: float) -> float:
+        a += room
+        return float((0.5 * (a + c) + np.sqrt(0.25 * (a - c) ** 2 + b * b)) * (1 + 1e-12))
+
+    return joined(high), joined(low)
+
+
+def _mixed(G: Array, a: Array, b: Array, half: Array) -> Array:
     """sum over terms of half (e_a e_b^T + e_b e_a^T) G: every node has at most a few partners."""
     from scipy.sparse import coo_array
 
     n = len(G)
-    S = coo_array(
-        (np.concatenate([half, half]), (np.concatenate([a, b]), np.concatenate([b, a]))), shape=(n, n)
-    ).tocsr()
-    return np.asarray(S @ G)
+    index = (np.concatenate([a, b]), np.concatenate([b, a]))
+    return np.asarray(coo_array((np.concatenate([half, half]), index), shape=(n, n)).tocsr() @ G)

@@ -1,0 +1,279 @@
+"""Single-network robustness: every bound holds on adversarial inputs, every relaxation is provable, bad input is refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from codesign.cli.main import main
+from codesign.errors import InputError
+from codesign.network import evaluate
+from codesign.network.model import Activation, Dense, FloatNetwork, Lstm
+from codesign.quantization import Calibration
+from codesign.verification.affine import Box
+from codesign.verification.gradient import input_gradient
+from codesign.verification.quadratic import (
+    eigenvalue_bounds,
+    largest_eigenvalue,
+    parabola,
+    second_derivative,
+    sigmoid_tanh,
+    sigmoid_times,
+)
+from codesign.verification.recurrent import recurrent, zonotope
+from codesign.verification.regions import Region
+from codesign.verification.relaxation import Recorder, value
+from codesign.verification.robust import RobustOptions, float_bounds, float_twin, robust
+from codesign.verification.second_order import SecondOrder
+
+
+def lstm(rng: np.random.Generator, features: int, units: int, sequences: bool, size: float, name: str) -> Lstm:
+    shapes = ((4, units, features), (4, units, units), (4, units))
+    W, R, b = (rng.normal(0, size, s).astype(np.float32) for s in shapes)
+    return Lstm(name, W, R, b, sequences)
+
+
+def network(seed: int, steps: int = 4, features: int = 5, units: int = 6, layers: int = 1, size: float = 0.5):
+    rng = np.random.default_rng(seed)
+    sizes = [features] + [units] * layers
+    lstms = [lstm(rng, sizes[k], units, k + 1 < layers, size, f"lstm{k}") for k in range(layers)]
+    dense = Dense("dense", rng.normal(0, 1, (3, units)).astype(np.float32), np.zeros(3, np.float32), "softmax")
+    return FloatNetwork("random", (steps, features), (*lstms, dense), "0" * 64, "test")
+
+
+def region(rng: np.random.Generator, shape: tuple[int, int], radius: float) -> Region:
+    center = rng.uniform(0, 1, shape)
+    return Region("r", center, np.maximum(center - radius, 0.0), np.minimum(center + radius, 1.0), radius)
+
+
+def attacked(net: FloatNetwork, box: Region, rng: np.random.Generator) -> np.ndarray:
+    """Logits of random corners, and of gradient ascent on every logit and its negative."""
+    size = box.hi - box.lo
+    points = [np.where(rng.random((200, *box.lo.shape)) < 0.5, box.lo, box.hi)]
+    weights = np.concatenate([np.eye(3), -np.eye(3)])
+    x = np.repeat(box.center[None], 6, axis=0)
+    for k in range(25):
+        x = np.clip(x + 0.8**k * size * np.sign(input_gradient(net, x, weights)), box.lo, box.hi)
+        points.append(x)
+    return evaluate(net, np.concatenate(points), logits=True)
+
+
+@pytest.mark.parametrize("mode", ["fast", "tight"])
+@pytest.mark.parametrize(("seed", "layers"), [(0, 1), (1, 1), (2, 2)])
+def test_no_attack_leaves_the_bounds(mode: str, seed: int, layers: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = network(seed, layers=layers)
+    for radius in (0.0, 0.003, 0.03, 0.1, 0.4):
+        box = region(rng, net.input_shape, radius)
+        label = int(evaluate(net, box.center[None])[0].argmax())
+        lower, upper, margins = float_bounds(recurrent(net), box, label, mode)  # type: ignore[arg-type]
+        logits = attacked(net, box, rng)
+        assert (logits >= lower - 1e-12).all() and (logits <= upper + 1e-12).all()
+        rivals = [k for k in range(3) if k != label]
+        assert (logits[:, [label]] - logits[:, rivals] >= margins - 1e-12).all()
+
+
+def test_second_order_is_tighter_than_affine_forms_and_scales_with_the_square_of_the_radius() -> None:
+    net = recurrent(network(3, steps=5, features=20, units=8))
+    excess = []
+    for radius in (0.005, 0.01, 0.02):
+        box = region(np.random.default_rng(9), (5, 20), radius)
+        lo, hi = box.center - radius, box.center + radius
+        first = zonotope(net, lo, hi)
+        tight = SecondOrder(net, lo, hi, "tight", first).functionals(net.V, net.v, net.V_slack, net.v_slack)
+        fast = SecondOrder(net, lo, hi, "fast", first).functionals(net.V, net.v, net.V_slack, net.v_slack)
+        assert (tight.above + tight.below <= fast.above + fast.below + 1e-12).all()
+        assert (tight.box.hi - tight.box.lo).mean() < (first.logits.hi - first.logits.lo).mean()
+        excess.append(float((tight.above + tight.below).mean()))
+    assert 3.0 < excess[1] / excess[0] < 8.0 and 3.0 < excess[2] / excess[1] < 8.0
+
+
+@pytest.mark.parametrize("function", ["sigmoid", "tanh"])
+def test_parabolas_enclose_the_function(function: str) -> None:
+    rng = np.random.default_rng(5)
+    lo = rng.uniform(-6, 6, 400)
+    hi = lo + np.exp(rng.uniform(np.log(1e-9), np.log(8), 400))
+    center = lo + (hi - lo) * rng.uniform(-0.2, 1.2, 400)
+    p = parabola(function, Box(lo, hi), center)  # type: ignore[arg-type]
+    z = lo + (hi - lo) * np.linspace(0, 1, 999)[:, None]
+    d = z - center
+    residual = value(function, z) - (p.s0 + p.s1 * d + p.s2 * d * d)  # type: ignore[arg-type]
+    assert (residual >= p.residual.lo).all() and (residual <= p.residual.hi).all()
+    reached = residual.max(0) - residual.min(0)
+    wide = hi - lo > 0.1
+    assert (p.residual.hi - p.residual.lo)[wide].max() <= 1.6 * reached[wide].max()
+
+
+def test_second_derivatives_and_their_lipschitz_constants() -> None:
+    z = np.linspace(-9, 9, 20001)
+    for function, third in (("sigmoid", 0.1251), ("tanh", 2.001)):
+        step = 1e-4
+        f = [value(function, z + k * step) for k in (-1, 0, 1)]  # type: ignore[arg-type]
+        numeric = (f[0] - 2 * f[1] + f[2]) / step**2
+        assert np.abs(numeric - second_derivative(function, z)).max() < 1e-6  # type: ignore[arg-type]
+        assert np.abs(np.diff(second_derivative(function, z)) / np.diff(z)).max() < third  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("relax", [sigmoid_times, sigmoid_tanh])
+def test_patches_enclose_products(relax) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(6)
+    n = 300
+    ul, vl = rng.uniform(-4, 4, n), rng.uniform(-3, 3, n)
+    uh, vh = (low + np.exp(rng.uniform(np.log(1e-6), np.log(3), n)) for low in (ul, vl))
+    u0, v0 = ul + (uh - ul) * rng.random(n), vl + (vh - vl) * rng.random(n)
+    patch = relax(Box(ul, uh), u0, Box(vl, vh), v0, "", None)
+    s, t = (a.reshape(-1, 1) for a in np.meshgrid(np.linspace(0, 1, 41), np.linspace(0, 1, 41)))
+    u, v = ul + (uh - ul) * s, vl + (vh - vl) * t
+    du, dv = u - u0, v - v0
+    exact = value("sigmoid", u) * (np.tanh(v) if relax is sigmoid_tanh else v)
+    quu, quv, qvv = patch.q
+    model = patch.k + patch.a * du + patch.b * dv + quu * du**2 + quv * du * dv + qvv * dv**2
+    assert (np.abs(exact - model) <= patch.rad + 1e-13).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_eigenvalue_bounds_hold_and_are_close(dtype: type) -> None:
+    rng = np.random.default_rng(7)
+    for n in (1, 2, 7, 60, 200):
+        for rank in (1, 3, n):
+            factors, signs = rng.normal(size=(n, rank)), rng.choice([-1.0, 1.0], rank)
+            matrix = ((factors * signs) @ factors.T).astype(dtype)
+            matrix = (0.5 * (matrix + matrix.T)).astype(dtype)
+            exact = np.linalg.eigvalsh(matrix.astype(np.float64))
+            high, low = eigenvalue_bounds(matrix)
+            scale = np.abs(exact).max()
+            assert max(exact[-1], 0) <= high <= max(exact[-1], 0) * 1.25 + 0.07 * scale * np.sqrt(rank) + 1e-9
+            assert max(-exact[0], 0) <= low <= max(-exact[0], 0) * 1.25 + 0.07 * scale * np.sqrt(rank) + 1e-9
+            assert largest_eigenvalue(matrix) >= exact[-1]
+    assert eigenvalue_bounds(np.zeros((3, 3))) == (0.0, 0.0)
+
+
+def test_a_wrong_estimate_cannot_lower_an_eigenvalue_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanczos is heuristic; only the Cholesky factorisation is trusted."""
+    from codesign.verification import quadratic
+
+    monkeypatch.setattr(quadratic, "_lanczos", lambda matrix, steps: (0.0, 0.0))
+    factors = np.random.default_rng(8).normal(size=(30, 5))
+    matrix = factors @ factors.T
+    assert eigenvalue_bounds(matrix)[0] >= np.linalg.eigvalsh(matrix)[-1]
+
+
+def test_relaxations_are_discharged_by_branch_and_bound_and_wrong_ones_are_refuted() -> None:
+    from codesign.proof import prove
+    from codesign.verification.audit import obligations
+
+    net = recurrent(network(11))
+    box = region(np.random.default_rng(11), (4, 5), 0.05)
+    recorder = Recorder()
+    first = zonotope(net, box.lo, box.hi, recorder)
+    SecondOrder(net, box.lo, box.hi, "fast", first, recorder)
+    batches = [b for b in recorder if b.kind in ("sigmoid_square", "tanh_square")]
+    assert {b.kind for b in batches} == {"sigmoid_square", "tanh_square"}
+    chosen = obligations(batches)[::3]
+    assert len(chosen) > 20
+    assert all(r.status == "proved" for r in prove(chosen, prover="auto"))
+    narrow = [dataclasses.replace(o, hi=o.lo + 0.5 * (o.hi - o.lo)) for o in chosen if o.hi - o.lo > 1e-7][:5]
+    assert narrow and all(r.status == "refuted" for r in prove(narrow, prover="icp"))
+
+
+def samples(net: FloatNetwork, count: int, seed: int) -> Calibration:
+    x = np.random.default_rng(seed).uniform(0, 1, (count, *net.input_shape)).astype(np.float32)
+    return Calibration(x, evaluate(net, x).argmax(-1))
+
+
+def test_statuses_are_robust_for_small_and_refuted_for_large_radii() -> None:
+    net = network(12)
+    data = samples(net, 6, 12)
+    options = RobustOptions(mode="fast", proof="audit")
+    small = robust(net, data, 1e-5, 6, (0.0, 1.0), options)
+    assert [r.status for r in small.regions] == ["robust"] * 6
+    assert small.proof.checked and small.proof.ok
+    large = robust(net, data, 1.0, 6, (0.0, 1.0), options)
+    assert large.count("refuted") >= 1 and large.count("robust") == 0
+    for r in large.regions:
+        if r.counterexample is not None:
+            assert evaluate(net, r.counterexample[None])[0].argmax() != r.label
+            assert (r.counterexample >= 0).all() and (r.counterexample <= 1).all()
+
+
+def test_misclassified_samples_are_left_out() -> None:
+    net = network(13)
+    data = samples(net, 6, 13)
+    assert data.y is not None
+    wrong = data.y.copy()
+    wrong[[0, 3]] = (wrong[[0, 3]] + 1) % 3
+    result = robust(net, Calibration(data.x, wrong), 1e-4, 10, (0.0, 1.0), RobustOptions(mode="fast"))
+    assert [r.sample for r in result.regions] == [1, 2, 4, 5]
+
+
+def test_integer_network_bounds_hold_on_its_exact_simulation() -> None:
+    from codesign.quantization import load_calibration, read_integer_network
+    from codesign.semantics import dequantize, quantize_input, simulate
+
+    net = read_integer_network("tests/fixtures/logits.tflite")
+    data = load_calibration("tests/fixtures/logits.calib.npz", net.input.shape)  # type: ignore[arg-type]
+    radius = net.input.scale
+    result = robust(net, data, radius, 4, None, RobustOptions(mode="fast"))
+    assert result.kind == "int8" and result.count("robust") >= 1
+    rng = np.random.default_rng(14)
+    flat = data.x.reshape(-1, data.x.shape[2])
+    for r in result.regions:
+        x = data.x[r.sample] + rng.choice([-radius, 0.0, radius], (300, *data.x.shape[1:])) * 0.999
+        x = np.clip(x, flat.min(0), flat.max(0)).astype(np.float32)
+        q = simulate(net, quantize_input(net, x))
+        y = dequantize(net.output, q)
+        assert (y >= r.lower - 1e-9).all() and (y <= r.upper + 1e-9).all()
+        if r.status == "robust":
+            assert (q.argmax(-1) == r.label).all()
+
+
+def test_float_twin_has_the_integer_networks_weights() -> None:
+    from codesign.quantization import load_calibration, read_integer_network
+    from codesign.semantics import dequantize, quantize_input, simulate
+
+    net = read_integer_network("tests/fixtures/tiny.tflite")
+    data = load_calibration("tests/fixtures/tiny.calib.npz", net.input.shape)  # type: ignore[arg-type]
+    y = dequantize(net.output, simulate(net, quantize_input(net, data.x)))
+    assert np.abs(evaluate(float_twin(net), data.x) - y).max() < 0.15
+
+
+def test_unsupported_networks_and_bad_arguments_are_refused() -> None:
+    net = network(15)
+    data = samples(net, 3, 15)
+    with pytest.raises(InputError, match="dense"):
+        recurrent(
+            dataclasses.replace(net, layers=(*net.layers[:-1], dataclasses.replace(net.layers[-1], activation="relu")))
+        )
+    with pytest.raises(InputError, match="LSTM"):
+        recurrent(dataclasses.replace(net, layers=(net.layers[-1],)))
+    with pytest.raises(InputError, match="clips"):
+        recurrent(dataclasses.replace(net, layers=(dataclasses.replace(net.layers[0], cell_clip=1.0), net.layers[-1])))
+    with pytest.raises(InputError, match="not supported"):
+        recurrent(dataclasses.replace(net, layers=(net.layers[0], Activation("a", "relu"), net.layers[-1])))
+    with pytest.raises(InputError, match="samples"):
+        robust(net, data, 0.1, 0)
+    with pytest.raises(InputError, match="radius"):
+        robust(net, data, float("nan"), 1)
+    assert data.y is not None
+    with pytest.raises(InputError, match="correctly"):
+        robust(net, Calibration(data.x, (data.y + 1) % 3), 0.1, 1)
+
+
+def test_command() -> None:
+    runner = CliRunner()
+    arguments = ["robust", "tests/fixtures/tiny.h5", "--radius", "0.001", "--samples", "3", "--mode", "fast"]
+    result = runner.invoke(main, [*arguments, "--json", "--prove", "audit"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["summary"]["regions"] == 3 and document["summary"]["robust"] == 3
+    assert document["proof"]["checked"] == document["proof"]["proved"] > 0
+    again = runner.invoke(main, [*arguments, "--json", "--jobs", "2"])
+    assert [r["margin_lower"] for r in json.loads(again.stdout)["regions"]] == [
+        r["margin_lower"] for r in document["regions"]
+    ]
+    text = runner.invoke(main, arguments)
+    assert text.exit_code == 0 and "3 of 3 robust" in text.stdout
+    refused = runner.invoke(main, ["robust", "tests/fixtures/tiny.h5", "--radius", "1lsb"])
+    assert refused.exit_code == 2

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Built = Callable[[str, str], "Build"]
 MODELS = Path(__file__).parent / "sample_models"
-SMALLEST = ("microbit", "nucleo_f103")
 
 
 @cache
@@ -37,7 +36,9 @@ def sample(name: str) -> IntegerNetwork:
     return read_integer_network(MODELS / f"{name}.tflite")
 
 
-PAIRS = [(board, "vowels") for board in list_boards()] + [(b, m) for b in SMALLEST for m in ("motion", "digits")]
+# Each board one model here, the three in turn; the largest one on the smallest board.
+TURN = ("vowels", "digits", "motion")
+PAIRS = [(board, TURN[number % len(TURN)]) for number, board in enumerate(list_boards())]
 
 
 @pytest.mark.parametrize(("board", "model"), PAIRS)
@@ -97,18 +98,13 @@ def test_cores_with_the_same_instructions_count_the_same(built: Built) -> None:
 CHANGES: list[tuple[str, dict[str, Any], str]] = [
     ("nucleo_f446", {"clock_hz": 168_000_000}, "the core runs at 180000000 Hz, the board file says 168000000"),
     ("nucleo_f446", {"hse_hz": 25_000_000}, "is outside 1 to 2 MHz"),
-    ("nucleo_f446", {"machine": "stm32f401"}, "flash wait states|beyond its limit|no register|beyond 42"),
-    ("nucleo_f446", {"baud": 57600}, "USART2 runs at 1.* baud, the board file says 57600"),
     ("nucleo_f446", {"alternate_function": 8}, r"pin PA2 is not set to USART2 \(AF8\)"),
     ("nucleo_l476", {"hse_hz": 16_000_000}, "outside its range|too few flash wait states"),
-    ("nucleo_l476", {"hse_hz": 10_000_000}, "too few flash wait states|beyond its limit"),
     ("nucleo_l476", {"pins": ("PA2", "PB3")}, "pin PB3 is not set to USART2|GPIOB is used while its clock is off"),
     ("nucleo_f103", {"hse_hz": 12_000_000}, "too few flash wait states|beyond its limit"),
     ("nucleo_f103", {"pins": ("PA4", "PA3")}, "pin PA4 is no output of USART2"),
     ("nrf52840dk", {"baud": 9600}, "UART0 runs at 114746 baud, the board file says 9600"),
     ("nrf52840dk", {"pins": ("P1.02", "P0.08")}, r"UART0 is not connected to pin P1\.02"),
-    ("nrf52840dk", {"clock_hz": 32_000_000}, "the core runs at 64000000 Hz"),
-    ("pico", {"clock_hz": 133_000_000}, "the core runs at 125000000 Hz"),
     ("pico", {"hse_hz": 13_000_000}, "oscillator 1625000000 Hz is outside its range"),
     ("pico", {"pins": ("GP12", "GP1")}, "pin GP12 is not set to UART0"),
     ("pico", {"machine": "stm32f999"}, "machine stm32f999 is not modelled"),

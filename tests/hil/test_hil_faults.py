@@ -36,19 +36,19 @@ def checked(model: Model, *faults: Fault, seed: int = 0, **behaviour: Any) -> di
     return result
 
 
-def test_two_hundred_runs_with_drawn_faults() -> None:
+def test_runs_with_drawn_faults() -> None:
     """tools/fault_runs.py does thousands."""
     models = [load_model("tiny"), load_model("stacked")]
     clean = [clean_samples(model) for model in models]
     tally = Tally()
     with ThreadPoolExecutor(12) as pool:
-        for outcome in pool.map(lambda s: fault_run(models[s % 2], s, clean[s % 2]), range(50_000, 50_200)):
+        for outcome in pool.map(lambda s: fault_run(models[s % 2], s, clean[s % 2]), range(50_000, 50_140)):
             tally.add(outcome)
     assert tally.problems == []
-    assert tally.struck > 150
-    assert tally.passed > 50
+    assert tally.struck > 100
+    assert tally.passed > 35
     assert set(tally.by_kind) >= set(FAULT_KINDS) - {"wrong_firmware", "wrong_model"}
-    assert tally.recovered > 10
+    assert tally.recovered > 8
 
 
 def test_a_clean_link_changes_nothing(tiny: Model) -> None:
@@ -141,7 +141,7 @@ def test_recoveries_are_limited(tiny: Model) -> None:
     assert result["link"]["recovered"] == 3
 
 
-@pytest.mark.parametrize(("kind", "board", "runs"), [("unicorn", "nucleo_f746", 6), ("qemu", "mps2_an500", 6)])
+@pytest.mark.parametrize(("kind", "board", "runs"), [("unicorn", "nucleo_f746", 4), ("qemu", "mps2_an500", 4)])
 def test_faults_before_the_real_firmware(kind: str, board: str, runs: int, built: Built, tiny: Model) -> None:
     need_emulator(kind)
     build = built("tiny", board)

@@ -1,0 +1,80 @@
+"""Time the discharge of every obligation of one region of a random LSTM (32 units, 28 steps), by each prover.
+
+python tools/bench_proofs.py [--units 32] [--steps 28] [--features 28] [--workers 2] [--radius 0.004]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+
+import numpy as np
+
+from codesign.network.model import FloatNetwork, Lstm
+from codesign.proof import prove
+from codesign.quantization.integer import IntegerNetwork, IntLastStep, IntLstm, QuantizedTensor
+from codesign.quantization.multipliers import gate_multiplier, product_multiplier
+from codesign.verification.align import align
+from codesign.verification.audit import obligations
+from codesign.verification.propagate import propagate
+from codesign.verification.regions import Region
+from codesign.verification.relaxation import Recorder
+
+
+def model(units: int, steps: int, features: int) -> tuple[FloatNetwork, IntegerNetwork]:
+    """A random LSTM of moderate weights, and its int8 counterpart."""
+    rng = np.random.default_rng(0)
+    W = (rng.normal(size=(4, units, features)) * 0.8 / np.sqrt(features)).astype(np.float32)
+    R = (rng.normal(size=(4, units, units)) * 0.4 / np.sqrt(units)).astype(np.float32)
+    b = (rng.normal(size=(4, units)) * 0.1).astype(np.float32)
+    unit = float(np.float32(1 / 127))
+    x = QuantizedTensor("x", (steps, features), "int8", unit, 0)
+    h = QuantizedTensor("h", (steps, units), "int8", unit, 0)
+    last = QuantizedTensor("y", (units,), "int8", unit, 0)
+    w, r = ([float(np.float32(np.abs(m[g]).max() / 127)) for g in range(4)] for m in (W, R))
+    quantized = [
+        np.stack([np.round(m[g] / s[g]) for g in range(4)]) for m, s in ((W, w), (R, r), (b, [unit * s for s in w]))
+    ]
+    op = IntLstm(
+        "lstm", x, h, quantized[0].astype(np.int8), quantized[1].astype(np.int8), quantized[2].astype(np.int32),
+        tuple(w), tuple(r), -12, 0,
+        tuple(gate_multiplier(unit, s, "tflm-double") for s in w),
+        tuple(gate_multiplier(unit, s, "tflm-double") for s in r),
+        product_multiplier(2.0**-15), product_multiplier(2.0**-12), product_multiplier(unit),
+    )  # type: ignore[arg-type]  # fmt: skip
+    layer = Lstm("lstm", W, R, b, False)
+    network = FloatNetwork("bench", (steps, features), (layer,), "0" * 64, "random")
+    return network, IntegerNetwork("bench", x, last, (op, IntLastStep("last", h, last)), "0" * 64, "tflm-double", b"")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    for name, default in (("units", 32), ("steps", 28), ("features", 28), ("workers", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--radius", type=float, default=0.004)
+    options = parser.parse_args()
+    network, integer = model(options.units, options.steps, options.features)
+    center = np.random.default_rng(1).uniform(-0.9, 0.9, integer.input.shape)
+    region = Region("0", center, center - options.radius, center + options.radius, options.radius)
+    recorder = Recorder()
+    start = time.perf_counter()
+    propagate(align(network, integer), integer, [region], recorder)
+    print(f"propagated in {time.perf_counter() - start:.2f} s")
+    relaxations = obligations([batch for batch in recorder.batches if batch.kind != "square_difference"])
+    products = obligations([batch for batch in recorder.batches if batch.kind == "square_difference"])
+    for name, chosen in (("relaxations", relaxations), ("products", products)):
+        for prover in ("icp", "closed-form"):
+            start = time.perf_counter()
+            results = prove(chosen, prover, workers=options.workers)
+            spent = time.perf_counter() - start
+            median, worst = (1e3 * float(np.quantile([r.seconds for r in results], q)) for q in (0.5, 1.0))
+            outcome = ", ".join(f"{n} {status}" for status, n in Counter(r.status for r in results).items())
+            print(
+                f"{name}, {prover}, {options.workers} processes: {outcome}; {spent:.2f} s, "
+                f"median {median:.3f} ms, largest {worst:.1f} ms"
+            )
+
+
+if __name__ == "__main__":
+    main()

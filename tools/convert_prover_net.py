@@ -2,10 +2,10 @@
 
     python tools/convert_prover_net.py NET.npz IMAGES.npz OUTPUT.h5
 
-NET.npz: PyTorch's layout, lstm_weight_ih_l0 (4H, D), lstm_weight_hh_l0 (4H, H), lstm_bias_ih_l0 and lstm_bias_hh_l0 (4H,)
-with gates i, f, g, o; linear_weight (M, H), linear_bias (M,). IMAGES.npz: x uint8 (N, 28, 28), y (N,). An image divided by
-255 is read row by row and cut into frames of D pixels. Writes OUTPUT.h5 and OUTPUT.calib.npz beside it. The two biases are
-added in double precision and rounded to float32 once.
+NET.npz: PyTorch's layout, lstm_weight_ih_l0 (4H, D), lstm_weight_hh_l0 (4H, H), lstm_bias_ih_l0 and lstm_bias_hh_l0
+(4H,) with gates i, f, g, o; linear_weight (M, H), linear_bias (M,). IMAGES.npz: x uint8 (N, 28, 28), y (N,). An image
+divided by 255 is read row by row and cut into frames of D pixels. Writes OUTPUT.h5 and OUTPUT.calib.npz beside it. The
+two biases are added in double precision and rounded to float32 once.
 """
 
 import os

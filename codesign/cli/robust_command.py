@@ -17,8 +17,8 @@ from codesign.cli import options as opt
 @click.option("--samples", type=int, default=20, show_default=True, help="The first N correctly classified samples.")
 @click.option("--domain", callback=opt.domain, help="Input range LO,HI of every feature [default: the data's].")
 @click.option(
-    "--mode", type=click.Choice(["fast", "tight"]), default="tight", show_default=True,
-    help="Bound quadratic forms by their Frobenius norm, or by verified eigenvalues.",
+    "--mode", type=click.Choice(["fast", "balanced", "tight"]), default="tight", show_default=True,
+    help="Quadratic forms by Frobenius norm, by eigenvalues on a subspace, or by eigenvalues of each.",
 )  # fmt: skip
 @click.option(
     "--prove", type=click.Choice(["audit", "all", "none"]), default="none", show_default=True,
@@ -64,13 +64,13 @@ def robust(
     else:
         for r in result.regions:
             click.echo(
-                f"sample {r.sample}: class {r.label} {r.status}; margin at least {r.margin:.4g}, attained {r.attack:.4g}; "
+                f"sample {r.sample}: class {r.label} {r.status}; margin >= {r.margin:.4g}, attained {r.attack:.4g}; "
                 f"mean logit width {r.width:.4g}; {r.cpu_seconds:.2f} s CPU"
             )
         total = document["summary"]
         click.echo(
-            f"{total['robust']} of {total['regions']} robust, {total['refuted']} refuted, {total['unknown']} unknown at "
-            f"radius {size:g}; mean logit width {total['mean_logit_width']:.4g}; "
+            f"{total['robust']} of {total['regions']} robust, {total['refuted']} refuted, "
+            f"{total['unknown']} unknown at radius {size:g}; mean logit width {total['mean_logit_width']:.4g}; "
             f"{total['cpu_seconds_per_region']:.2f} s CPU a region"
         )
     sys.exit(0 if result.count("robust") == len(result.regions) and not result.proof.failures else 1)

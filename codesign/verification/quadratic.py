@@ -43,8 +43,8 @@ def parabola(
 ) -> Parabola:
     """Least squares on Chebyshev nodes; the residual from a grid with its second-order remainder.
 
-    Between neighbours of a grid of step h the residual leaves the chord by at most h^2/8 max |f'' - 2 s2|, and f'' moves
-    by at most h/2 max |f'''| from its value in the middle of the cell.
+    Between neighbours of a grid of step h the residual leaves the chord by at most h^2/8 max |f'' - 2 s2|, and f''
+    moves by at most h/2 max |f'''| from its value in the middle of the cell.
     """
     middle, radius = box.mid, np.maximum(box.rad, 1e-9)
     nodes = value(function, middle + radius * _NODES[(slice(None), *[None] * middle.ndim)])
@@ -167,7 +167,8 @@ def eigenvalue_bounds(matrix: npt.NDArray[Any], steps: int = 18) -> tuple[float,
     """Rigorous upper bounds, >= 0, of the largest eigenvalue of a symmetric matrix and of its negative.
 
     c I - A is positive semidefinite up to the backward error of a Cholesky factorisation that succeeds (Rump,
-    'Verification of positive definiteness', BIT 46, 2006): gamma_(n+1) times the trace, taken twice here. float32 matrices are factorised in float32.
+    'Verification of positive definiteness', BIT 46, 2006): gamma_(n+1) times the trace, taken twice here. float32
+    matrices are factorised in float32.
     """
     return _eigenvalues(matrix, steps, True)
 

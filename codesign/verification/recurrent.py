@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Recurrent:
-    """`cells` on every step, then logits V h + v of the last hidden state; V known up to `V_slack`, v up to `v_slack`."""
+    """`cells` on every step, then logits V h + v of the last hidden state; V, v known up to `V_slack`, `v_slack`."""
 
     cells: tuple[Cell, ...]
     steps: int
@@ -90,7 +90,7 @@ def _is_flat(layer: object) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Enclosure:
-    """Boxes of one region, (1, n) each: `gates[t][l]` and `cells[t][l]`; `logits`, and margins (M, M) as (lower, upper)."""
+    """Boxes of one region, (1, n) each: `gates[t][l]` and `cells[t][l]`; `logits`; `margins` (M, M)."""
 
     gates: list[list[Box]]
     cells: list[list[Box]]

@@ -1,10 +1,10 @@
 """Single-network robustness: is the top-1 class the same for every input of an L-inf ball?
 
-Float network: the best of affine forms (`recurrent.zonotope`) and second-order bounds (`second_order`), on the margins of
-the class over each rival and on the logits. Integer network: the float network of its dequantized weights is bounded in
-the same way, and the joint differential zonotope adds every rounding, table and saturation of the integer one; its class
-is certified on its own integer output. A counterexample is exact: the float network in float64, the integer one by
-simulation.
+Float network: the best of affine forms (`recurrent.zonotope`) and second-order bounds (`second_order`), on the margins
+of the class over each rival and on the logits. Integer network: the float network of its dequantized weights is bounded
+in the same way, and the joint differential zonotope adds every rounding, table and saturation of the integer one; its
+class is certified on its own integer output. A counterexample is exact: the float network in float64, the integer one
+by simulation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _EXACT = 1e-9
 
 @dataclass(frozen=True)
 class RobustOptions:
-    """`mode`: 'fast' or 'tight'. `steps`, `restarts`: of the gradient attack. `proof`: obligations to discharge."""
+    """`mode`: see `second_order`. `steps`, `restarts`: of the gradient attack. `proof`: obligations to discharge."""
 
     mode: Mode = "tight"
     steps: int = 20
@@ -147,8 +147,8 @@ def robust(
 ) -> Robustness:
     """Certify the class in the ball of `radius` around each of the first `samples` correctly classified samples.
 
-    Without labels every sample counts as correctly classified. Balls are clipped to `domain`, else to the data's range of
-    each feature. InputError for a network that is not LSTM layers with a linear readout, and where no sample is
+    Without labels every sample counts as correctly classified. Balls are clipped to `domain`, else to the data's range
+    of each feature. InputError for a network that is not LSTM layers with a linear readout, and where no sample is
     classified correctly.
     """
     options = options or RobustOptions()

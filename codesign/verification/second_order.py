@@ -8,7 +8,8 @@ the input. What is left is an affine function of the input symbols e in [-1, 1]^
 The quadratic form is bounded as a whole, e^T M e <= lambda_max(D^-1/2 M D^-1/2) sum(D) for any positive diagonal D, not
 term by term as affine forms and plane relaxations do: contributions of different units and steps, which cannot all be
 extreme at one input, then largely cancel. The largest eigenvalue is bounded by the Frobenius norm, which needs only the
-Gram matrix of the nodes (fast), or by a Cholesky factorisation that succeeds (tight).
+Gram matrix of the nodes (fast), or by a Cholesky factorisation that succeeds: of its projection onto a subspace, with
+one D for all rows (balanced), or of each row's own matrix and D (tight).
 
 Products with a remainder, sum_n p_n |g_n e| with p_n = |w_n| eta_n: the smaller of the sum of extremes and, by
 Cauchy-Schwarz, sqrt(sum p_n r_n) sqrt(e^T (sum p_n / r_n g_n g_n^T) e).
@@ -20,9 +21,10 @@ the sum of absolute values there (`size`), n beyond the longest sum of a place.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from codesign.verification.affine import UNIT, Array, Box, gamma, product_box, up
 from codesign.verification.quadratic import (
@@ -36,7 +38,10 @@ from codesign.verification.quadratic import (
 from codesign.verification.recurrent import Enclosure, Recurrent
 from codesign.verification.relaxation import Recorder, image
 
-Mode = Literal["fast", "tight"]
+Indices = npt.NDArray[np.int64]
+Mode = Literal["fast", "balanced", "tight"]
+# Four times the unit roundoff of float32.
+_SINGLE = 2.0**-22
 SCALE_ROWS = 6
 RANK = 192
 """Dimensions of the subspace on which eigenvalues are verified; the rest is charged by its Frobenius norm."""
@@ -159,7 +164,7 @@ class SecondOrder:
         self.gram = scaled @ scaled.T
 
     def _rescale(self, weights: Array) -> None:
-        """Choose D for these rows: the norms of M's rows, averaged over a few of the functionals. Any D > 0 is right."""
+        """Choose D for these rows: the norms of M's rows, averaged over a few functionals. Any D > 0 is right."""
         total = np.zeros(self.scale.size)
         plain = self.forms @ self.forms.T
         for k in np.unique(np.linspace(0, len(weights) - 1, SCALE_ROWS).astype(int)):
@@ -206,7 +211,7 @@ class SecondOrder:
         self._add_terms(np.concatenate([a, a, b]), np.concatenate([a, b, b]))
         return _Placed(patch, constant, up(rest), up(size), start)
 
-    def _add_terms(self, left: Array, right: Array) -> None:
+    def _add_terms(self, left: Indices, right: Indices) -> None:
         """Frobenius products <sym(g_a g_b^T), sym(g_c g_d^T)> of all terms, in the scaled symbols."""
         old = len(self.left)
         self.left, self.right = np.concatenate([self.left, left]), np.concatenate([self.right, right])
@@ -269,13 +274,13 @@ class SecondOrder:
         rows.const = rows.const + z @ cell.b
         down, back = z @ cell.W, z @ cell.R
         if index:
-            on_hidden[index - 1] = down if on_hidden[index - 1] is None else on_hidden[index - 1] + down
+            on_hidden[index - 1] = _plus(on_hidden[index - 1], down)
         else:
             rows.const = rows.const + down @ self.middle[step]
             part = slice(step * self.features, (step + 1) * self.features)
             rows.forms[:, part] += down * self.radius[step]
         if step:
-            on_hidden[index] = back if on_hidden[index] is None else on_hidden[index] + back
+            on_hidden[index] = _plus(on_hidden[index], back)
 
     def _bound(self, rows: _Rows) -> Bounds:
         count = len(rows.const)
@@ -285,7 +290,7 @@ class SecondOrder:
         rest = rows.rest * (1 + gamma(self.longest)) + 8 * gamma(self.longest) * rows.size
         above, below = np.zeros(count), np.zeros(count)
         if rows.weights:
-            if self.mode == "tight":
+            if self.mode == "balanced":
                 self._rescale(weights)
             above, below = self._quadratic(weights)
             rest = rest + self._cross(weights)
@@ -301,6 +306,9 @@ class SecondOrder:
         frobenius = up((np.sqrt(square + lost * size**2) + lost * size) * total)
         if self.mode == "fast":
             return frobenius, frobenius
+        if self.mode == "tight":
+            ends = np.array([self._spectral(row) for row in weights])
+            return np.minimum(frobenius, ends[:, 0]), np.minimum(frobenius, ends[:, 1])
         basis, loose = self._subspace()
         above, below = frobenius.copy(), frobenius.copy()
         for k in np.flatnonzero(frobenius > 0):
@@ -310,6 +318,26 @@ class SecondOrder:
             high, low = _outside(0.5 * (core + core.T), float(square[k]) + lost * float(size[k]) ** 2, room, True)
             above[k], below[k] = min(above[k], high * total), min(below[k], low * total)
         return up(above), up(below)
+
+    def _spectral(self, weights: Array) -> tuple[float, float]:
+        """Bounds with a diagonal D of this row's own, in float32: any D > 0 is right, and its rounding is charged."""
+        used = np.flatnonzero(weights)
+        if not len(used):
+            return 0.0, 0.0
+        nodes, place = np.unique(np.concatenate([self.left[used], self.right[used]]), return_inverse=True)
+        a, b = place[: len(used)], place[len(used) :]
+        G = self.forms[nodes]
+        G = G[:, np.abs(G).sum(0) > 0].astype(np.float32)
+        M = G.T @ _mixed(G, a, b, (0.5 * weights[used]).astype(np.float32))
+        d = np.sqrt(np.square(M, dtype=np.float64).sum(1))
+        d = d + 1e-6 * d.max(initial=0.0) + 1e-30
+        scaled = 1.0 / np.sqrt(d)
+        M = (0.5 * (M + M.T) * (scaled[:, None] * scaled)).astype(np.float32)
+        norm = np.sqrt(np.square(G * scaled).sum(1))
+        lost = _SINGLE * (len(nodes) + 32) * float(np.abs(weights[used]) @ (norm[a] * norm[b])) + 1e-30 * len(d)
+        high, low = eigenvalue_bounds(M)
+        total = float(d.sum()) * (1 + gamma(len(d)))
+        return float(up(np.asarray((high + lost) * total))), float(up(np.asarray((low + lost) * total)))
 
     def _subspace(self) -> tuple[Array, float]:
         """Nodes in an orthonormal basis of the symbols that matter most, (nodes, r), and how far it is off orthonormal.
@@ -344,6 +372,8 @@ class SecondOrder:
         if self.mode == "fast":
             square = np.maximum(np.einsum("rm,rm->r", ratio @ np.square(self.gram), ratio), 0.0)
             eigenvalue = np.sqrt(square + lost * (ratio @ norm)) + lost
+        elif self.mode == "tight":
+            eigenvalue = np.array([self._cross_eigenvalue(row) for row in ratio]) + lost
         else:
             basis, loose = self._subspace()
             square = np.maximum(np.einsum("rm,rm->r", ratio @ np.square(self.gram), ratio), 0.0) + lost * (ratio @ norm)
@@ -359,6 +389,19 @@ class SecondOrder:
         still = p @ np.where(self.reach < 1e-12, self.reach, 0.0)
         return up(np.minimum(plain, together + still) * (1 + gamma(len(norm))))
 
+    def _cross_eigenvalue(self, ratio: Array) -> float:
+        """Largest eigenvalue of sum ratio_n g_n g_n^T in the scaled symbols, from the Gram matrix in float32."""
+        norm = np.diagonal(self.gram)
+        used = ratio > 1e-9 * ratio.max(initial=0.0)
+        left_out = float(ratio[~used] @ norm[~used])
+        if not used.any():
+            return left_out
+        root = np.sqrt(ratio[used])
+        core = self.gram[np.ix_(used, used)] * root[:, None] * root
+        core = (0.5 * (core + core.T)).astype(np.float32)
+        lost = _SINGLE * float(np.sqrt(np.square(core, dtype=np.float64).sum())) + 1e-30
+        return largest_eigenvalue(core) + lost + left_out
+
     def functionals(self, V: Array, v: Array, V_slack: Array, v_slack: Array) -> Bounds:
         """Bounds of V h + v for the last hidden state h, V (n, H) and v (n,) known up to slacks."""
         last = len(self.net.cells) - 1
@@ -370,11 +413,15 @@ class SecondOrder:
         return self._bound(rows)
 
 
+def _plus(old: Array | None, new: Array) -> Array:
+    return new if old is None else old + new
+
+
 def _outside(core: Array, square: float, room: float, both: bool) -> tuple[float, float]:
     """Bounds of the largest eigenvalues of a symmetric M and of -M from its projection V^T M V and |M|_F^2 <= `square`.
 
-    The blocks outside of the projection have Frobenius norms b (twice) and c with 2 b^2 + c^2 = |M|_F^2 - |core|_F^2, so
-    the eigenvalues are at most those of [[a, b], [b, c]] with a that of the core.
+    The blocks outside of the projection have Frobenius norms b (twice) and c with 2 b^2 + c^2 = |M|_F^2 - |core|_F^2,
+    so the eigenvalues are at most those of [[a, b], [b, c]] with a that of the core.
     """
     high, low = eigenvalue_bounds(core) if both else (largest_eigenvalue(core), 0.0)
     inside = float(np.square(core).sum()) * (1 - gamma(core.size))
@@ -388,7 +435,7 @@ def _outside(core: Array, square: float, room: float, both: bool) -> tuple[float
     return joined(high), joined(low)
 
 
-def _mixed(G: Array, a: Array, b: Array, half: Array) -> Array:
+def _mixed(G: Any, a: Indices, b: Indices, half: Any) -> Any:
     """sum over terms of half (e_a e_b^T + e_b e_a^T) G: every node has at most a few partners."""
     from scipy.sparse import coo_array
 

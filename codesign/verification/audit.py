@@ -18,7 +18,10 @@ ProofMode = Literal["audit", "all", "none"]
 
 @dataclass
 class ProofSummary:
-    """How many obligations a run rests on, how many were checked, by which prover, and those that were not proved."""
+    """How many obligations a run rests on, how many were checked, by which prover, and those that were not proved.
+
+    `sequence` names the prover of every checked obligation, in order, run-length encoded.
+    """
 
     mode: ProofMode
     emitted: int = 0
@@ -27,6 +30,14 @@ class ProofSummary:
     provers: Counter[str] = field(default_factory=Counter)
     failures: list[dict[str, object]] = field(default_factory=list)
     seconds: float = 0.0
+    sequence: list[list[str | int]] = field(default_factory=list)
+
+    def note(self, prover: str, count: int = 1) -> None:
+        """The next `count` checked obligations were decided by `prover`."""
+        if self.sequence and self.sequence[-1][0] == prover:
+            self.sequence[-1][1] = int(self.sequence[-1][1]) + count
+        else:
+            self.sequence.append([prover, count])
 
     def merge(self, other: ProofSummary) -> None:
         self.emitted += other.emitted
@@ -35,6 +46,8 @@ class ProofSummary:
         self.provers.update(other.provers)
         self.failures.extend(other.failures)
         self.seconds += other.seconds
+        for prover, count in other.sequence:
+            self.note(str(prover), int(count))
 
     @property
     def ok(self) -> bool:
@@ -49,6 +62,7 @@ class ProofSummary:
             "checked": self.checked,
             "proved": self.proved,
             "provers": dict(self.provers),
+            "prover_sequence": self.sequence,
             "failures": self.failures[:20],
             "seconds": self.seconds,
         }
@@ -97,6 +111,7 @@ def discharge(
     for obligation, result in zip(chosen, prove(chosen, prover=prover), strict=True):
         summary.checked += 1
         summary.provers[result.prover] += 1
+        summary.note(result.prover)
         summary.seconds += result.seconds
         if result.status == "proved":
             summary.proved += 1

@@ -165,3 +165,29 @@ def test_peripherals_inside_an_it_block_leave_no_trace(cpu: str, tmp_path: Path)
     core.system = SystemControlSpace(core.now)
     with pytest.raises(BoardFaultError, match="BKPT"):
         core.run()
+
+
+def test_int16_activations_on_a_board(tmp_path: Path) -> None:
+    """And that firmware and model of different activations never match."""
+    from hil_support import FIXTURES
+
+    from codesign.hil import cross_check
+    from codesign.network import load_network
+
+    need_toolchain()
+    need_emulator("qemu")
+    network = read_integer_network(FIXTURES / "stacked.int16.tflite")
+    real = load_network(FIXTURES / "stacked.h5")
+    x = np.load(FIXTURES / "stacked.calib.npz")["x"].astype(np.float32)[:6]
+    firmware = build(network, load_board("mps2_an505"), tmp_path / "firmware")
+    journal = tmp_path / "hil.jsonl"
+    with open_target(firmware, emulate=True) as target:
+        result = cross_check(target, network, real, x, build_id=firmware.build_id, journal=journal)
+        resumed = cross_check(target, network, real, x, build_id=firmware.build_id, journal=journal, resume=True)
+        other = cross_check(target, read_integer_network(FIXTURES / "stacked.tflite"), real, x)
+    assert (result["verdict"], result["failures"]) == ("PASS", [])
+    assert result["summary"]["bit_exact"] == result["summary"]["samples"] == 6
+    assert result["traces"][0]["layers"]
+    assert resumed["samples"] == result["samples"]
+    assert other["verdict"] == "FAIL"
+    assert other["summary"]["samples"] == 0

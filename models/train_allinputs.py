@@ -49,11 +49,19 @@ class Recipe:
 
 
 RECIPES = {
-    "digits": Recipe("digits", (32,), 10, 0.0, 1.0, "int8", strength=0.2),
-    "stream": Recipe("digits", (32,), 10, 0.0, 1.0, "int16", any_length=True, epochs=60),
-    "digits28": Recipe("digits28", (32,), 10, 0.0, 1.0, "int16", epochs=50),
-    "motion": Recipe("motion", (12,), 4, 0.0, 1.0, "int8", epochs=50, softmax=True),
-    "vowels": Recipe("vowels", (16, 16), 9, -1.0, 1.0, "int8", epochs=200, softmax=True),
+    "digits": Recipe(
+        "digits", (32,), 10, 0.0, 1.0, "int8", strength=0.17, epochs=200, options={"early": 1.5, "warm_up": 0.1}
+    ),
+    "stream": Recipe(
+        "digits", (32,), 10, 0.0, 1.0, "int16", any_length=True, strength=0.05, epochs=90, options={"early": 2.0}
+    ),
+    "digits28": Recipe("digits28", (32,), 10, 0.0, 1.0, "int16", strength=0.06, epochs=60, options={"early": 3.0}),
+    "motion": Recipe(
+        "motion", (12,), 4, 0.0, 1.0, "int8", strength=0.05, epochs=60, softmax=True, options={"early": 2.0}
+    ),
+    "vowels": Recipe(
+        "vowels", (16, 16), 9, -1.0, 1.0, "int8", strength=0.05, epochs=200, softmax=True, options={"early": 2.0}
+    ),
 }
 
 

@@ -20,7 +20,7 @@ SIGMOID_TABLE_ERROR = 1.02 * 2.0**-15
 TANH_TABLE_ERROR = 2.44 * 2.0**-15
 GATE_STEP = 2.0**-12
 GATE_LIMIT = 7.9  # each half of a gate's argument saturates at 8
-CAP = 1e3  # far beyond use, and small enough that its gradient is not lost
+CAP = 10.0  # differences beyond use
 SETTLED = 24  # steps until ranges have settled, where the bound is for any number of steps
 
 
@@ -116,6 +116,13 @@ def _halves(s: _Range) -> Any:
     return tf.fill(tf.shape(s.lo), 0.5)
 
 
+def _capped(x: Any) -> Any:
+    """x, growing with its logarithm only beyond CAP: it cannot overflow, and its gradient is never lost."""
+    import tensorflow as tf
+
+    return tf.where(x < CAP, x, CAP * (1 + tf.math.log(tf.maximum(x, CAP) / CAP)))
+
+
 def _power_of_two(x: Any) -> Any:
     import tensorflow as tf
 
@@ -183,7 +190,7 @@ class _LstmBound:
         b_o, b_c = _gate_points(o, t)
         hidden_error = SIGMOID_TABLE_ERROR * t.mag + o.hi * TANH_TABLE_ERROR + 0.5001 * s_h
         dh = tf.reduce_max(tf.abs(b_o) * dz[3] + b_c * dc, axis=0) + hidden_error
-        return _State(h, c, tf.minimum(dh, CAP), tf.minimum(dc, CAP))
+        return _State(h, c, _capped(dh), _capped(dc))
 
     def run(self, x_lo: Any, x_hi: Any, dx: Any) -> tuple[Any, Any, Any]:
         """(lo, hi, difference) of the hidden state after every step, (T, H), from those of the input, (T, D)."""

@@ -14,6 +14,7 @@ from codesign.network.model import Layer as NetworkLayer
 from codesign.training.bound import BoundModel, DenseVariables, Layer, LstmVariables, output_bound
 
 _IGNORED = ("InputLayer", "Dropout", "GaussianNoise", "GaussianDropout", "ActivityRegularization")
+GATE_REACH = 2.5  # largest input part of a gate's argument to begin with, for inputs in [-1, 1]
 _HEAD = ("linear", "relu", "tanh", "sigmoid", "softmax")
 
 
@@ -174,7 +175,8 @@ def make_callback(keras: Any, model: Any, bound: BoundModel, settings: Settings)
                         scaled = recurrent * (0.2 / max(float(recurrent.std()) * np.sqrt(units), 0.2))
                         bias = bias.copy()
                         bias[units : 2 * units] = np.minimum(bias[units : 2 * units], -0.5)
-                        layer.set_weights([kernel, scaled, bias])
+                        reach = float(np.abs(kernel).sum(0).max())
+                        layer.set_weights([kernel * min(1.0, GATE_REACH / reach), scaled, bias])
             if settings.snap and self.grid is None:
                 self.grid = Grid(layers)
 

@@ -66,10 +66,10 @@ def test_training_lowers_the_certified_bound_and_keeps_the_grid():
 
     def fit(with_bound):
         model = small()
-        callbacks = [all_inputs(model, strength=0.3, certify_every=3)] if with_bound else []
+        callbacks = [all_inputs(model, strength=0.05, certify_every=5)] if with_bound else []
         loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(tf_keras.optimizers.Adam(0.02), loss, metrics=["accuracy"])
-        history = model.fit(noisy(x, y, 64, 0.02), epochs=6, verbose=0, callbacks=callbacks)
+        history = model.fit(noisy(x, y, 32, 0.02), epochs=10, verbose=0, callbacks=callbacks)
         return model, history.history
 
     plain, _ = fit(False)
@@ -78,12 +78,12 @@ def test_training_lowers_the_certified_bound_and_keeps_the_grid():
     ours = certified_bound(network, bound)
     assert ours < 0.5 * certified_bound(float_network(plain, walk(plain), 5), bound)
     assert history["certified"][-1] == pytest.approx(ours, rel=1e-6)
-    assert len(history["all_inputs_bound"]) == 6
+    assert len(history["all_inputs_bound"]) == 10
     for layer, gates in ((model.layers[0], 4), (model.layers[-1], 0)):
         for w in layer.get_weights()[: 2 if gates else 1]:
             assert np.allclose(w, snapped(w, gates), atol=1e-6 * np.abs(w).max())
     measured = measure(network, bound, x, y)
-    assert measured.accuracy > 0.5
+    assert measured.accuracy > 0.6
     assert 0 <= measured.covered <= 1
 
 

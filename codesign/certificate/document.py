@@ -165,18 +165,27 @@ def load_certificate(path: str | Path) -> dict[str, Any]:
     return validate_certificate(document)
 
 
+def _on_grid(document: dict[str, Any], region: dict[str, Any], x: npt.NDArray[np.float32]) -> bool:
+    scale = document["input_quantization"]["scale"]
+    point = np.rint(x.astype(np.float64) / scale) * scale
+    lo, hi = (np.asarray(region["box"][end]) for end in ("lo", "hi"))
+    return bool(((point.astype(np.float32) == x) & (lo <= point) & (point <= hi)).all())
+
+
 def hil_regions(document: dict[str, Any], x: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
     """What the cross-check needs of the regions that hold for samples of x (N, T, D): sample, output_bound, top1.
 
-    A region around a sample of the data holds for it, unless it is of grid points: those are about the quantized input.
+    A region around a sample of the data holds for it; one of grid points where it is such a point (rounded to float32).
     A domain region holds for every sample inside the domain; one around no sample of the data for none.
     """
     lo, hi = (np.asarray(document["domain"][end]) for end in ("lo", "hi"))
     inside = np.flatnonzero(((x >= lo) & (x <= hi)).all(axis=(1, 2)))
     found = []
     for region in document["regions"]:
-        if region["sample"] is not None and region["kind"] != "grid":
-            samples = [region["sample"]] if region["sample"] < len(x) else []
+        if region["sample"] is not None:
+            near = region["sample"] < len(x)
+            holds = near and (region["kind"] != "grid" or _on_grid(document, region, x[region["sample"]]))
+            samples = [region["sample"]] if holds else []
         elif region["sample"] is None and region["radius"] is None:
             samples = [int(k) for k in inside]
         else:

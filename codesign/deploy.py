@@ -13,7 +13,13 @@ from typing import Any
 from codesign import api
 from codesign.errors import InputError
 from codesign.network import load_network
-from codesign.quantization import convert, default_calibration_path, load_calibration, read_integer_network
+from codesign.quantization import (
+    Activations,
+    convert,
+    default_calibration_path,
+    load_calibration,
+    read_integer_network,
+)
 from codesign.verification import Neighbourhood, Options, RegionKind
 from codesign.verification.align import align
 from codesign.verification.region_files import load_regions
@@ -26,8 +32,9 @@ STAGES = ("convert", "certify", "build", "hil", "sign off")
 class DeployOptions:
     """What a deployment is asked to do beyond its defaults.
 
-    `int8` uses an existing .tflite instead of converting. The first `samples` of the calibration data are certified,
-    the first `hil_samples` sent to the board (None: those that are certified).
+    `int8` uses an existing .tflite, whatever its activations, instead of converting to `activations`. The first
+    `samples` of the calibration data are certified, the first `hil_samples` sent to the board (None: those that are
+    certified).
     """
 
     radius: str = "1lsb"
@@ -41,6 +48,7 @@ class DeployOptions:
     port: str | None = None
     emulate: bool | None = None
     around: Neighbourhood = field(default_factory=Neighbourhood)
+    activations: Activations = "int8"
 
 
 def default_output(model: Path) -> Path:
@@ -78,9 +86,13 @@ def deploy(
         tell("convert", 0, 0)
         tflite = folder / "model.tflite"
         if options.int8 is None:
-            convert(path, tflite, options.calibration)
+            convert(path, tflite, options.calibration, options.activations)
         else:
-            read_integer_network(options.int8)
+            given = read_integer_network(options.int8)
+            if options.activations == "int16" and given.activations != "int16":
+                raise InputError(
+                    f"'{options.int8}' has int8 activations; leave out --int8 to convert {path.name} to int16"
+                )
             shutil.copyfile(options.int8, tflite)
         integer = read_integer_network(tflite)
         align(network, integer)

@@ -172,7 +172,11 @@ def compare(int8_model: Path, calibration: Path | None, inputs: int, seed: int, 
 @click.argument("model", type=opt.FILE)
 @click.option("--board", required=True, help="A board that 'codesign boards' lists, or a board file.")
 @click.option("-o", "--output", type=opt.FILE, help="Output folder [default: NAME.deploy in this folder].")
-@click.option("--int8", type=opt.FILE, help="Use this int8 .tflite instead of converting MODEL.")
+@click.option("--int8", type=opt.FILE, help="Use this int8 (or 16x8) .tflite instead of converting MODEL.")
+@click.option(
+    "--activations", type=click.Choice(["int8", "int16"]), default="int8", show_default=True,
+    help="Type of inputs, outputs and hidden states in the conversion; weights are int8.",
+)  # fmt: skip
 @click.option("--port", help="Serial port of an attached board [default: found by USB id, else emulated].")
 @click.option("--emulate", is_flag=True, help="Emulate the board even if one is attached.")
 @click.option("--hil-samples", type=int, help="Samples sent to the board [default: those that are certified].")
@@ -180,7 +184,7 @@ def compare(int8_model: Path, calibration: Path | None, inputs: int, seed: int, 
 @opt.calibration
 @opt.as_json
 def deploy(
-    model: Path, board: str, output: Path | None, int8: Path | None, port: str | None, emulate: bool,
+    model: Path, board: str, output: Path | None, int8: Path | None, activations: str, port: str | None, emulate: bool,
     hil_samples: int | None, radius: str, samples: int, region: str, domain: tuple[float, float] | None,
     epsilon: float | None, require_top1: float | None, prove: str, prover: str, evaluations: int, seed: int,
     jobs: int | None, calibration: Path | None, as_json: bool, more: opt.More,
@@ -197,7 +201,7 @@ def deploy(
     verification = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs, more)
     options = DeployOptions(
         radius, samples, region, domain, verification, hil_samples, int8, calibration, port, emulate or None,  # type: ignore[arg-type]
-        more.around(),
+        more.around(), activations,  # type: ignore[arg-type]
     )  # fmt: skip
     folder = output or default_output(model)
     with Progress(quiet=as_json) as progress:

@@ -34,8 +34,9 @@ def print_certificate(document: dict[str, Any]) -> None:
             f"proof obligations: {proof['proved']} of {proof['checked']} checked were proved; "
             f"the bounds rest on {proof['obligations']}"
         )
+    kind = "int16" if document["input_quantization"]["maximum"] > 127 else "int8"
     click.echo(
-        f"bound on |int8 - float|: median {summary['bound_median']:.4g}, largest {summary['bound_max']:.4g} over "
+        f"bound on |{kind} - float|: median {summary['bound_median']:.4g}, largest {summary['bound_max']:.4g} over "
         f"{summary['regions']} regions; largest observed {summary['observed_max']:.4g} in {summary['evaluations']} "
         "exact evaluations"
     )

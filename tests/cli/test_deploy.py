@@ -74,6 +74,36 @@ def test_an_int8_model_made_elsewhere_on_qemu_boards(board, tmp_path):
     assert (output / "model.tflite").read_bytes() == (FIXTURES / "tiny.tflite").read_bytes()
 
 
+def test_int16_activations_on_the_nucleo(tmp_path):
+    output = tmp_path / "out"
+    model = FIXTURES / "tiny.int16.tflite"
+    result = deploy(
+        "--board", "nucleo_f746", "--emulate", FIXTURES / "tiny.h5", "--int8", model, "--activations", "int16",
+        "--samples", 3, "--json", "-o", output,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    signoff = json.loads(result.stdout)
+    assert signoff["verdict"] == "PASS"
+    assert signoff["hil"]["samples"] == signoff["hil"]["bit_exact"] == signoff["hil"]["within_bound"] == 3
+    certificate = json.loads((output / "certificate.json").read_text())
+    assert certificate["input_quantization"]["maximum"] == 32767
+    hil = json.loads((output / "hil.json").read_text())
+    assert hil["summary"]["quantize_checked"] == hil["summary"]["quantize_equal"] > 0
+    # Finer than any int8 output could be.
+    assert hil["summary"]["max_error"] < 1 / 512
+    assert "(int16)" in (output / "report.html").read_text()
+
+
+def test_an_int8_file_is_no_int16_deployment(tmp_path):
+    result = deploy(
+        "--board", "nucleo_f746", "--emulate", FIXTURES / "tiny.h5", "--int8", FIXTURES / "tiny.tflite",
+        "--activations", "int16", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "has int8 activations" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_criterion_that_is_not_proved_fails(tmp_path):
     output = tmp_path / "out"
     result = deploy(

@@ -29,7 +29,7 @@ def frame(kind: int, sequence: int, payload: bytes) -> bytes:
 
 
 class FakeDevice:
-    """`fault` may change every reply; `corrupt` may change the int8 output and hidden states before they are sent."""
+    """`fault` may change every reply; `corrupt` may change output and hidden states before they are sent."""
 
     def __init__(
         self,
@@ -91,7 +91,8 @@ class FakeDevice:
         network = self.network
         steps, features = network.input.shape
         size = steps * features
-        lengths = {1: 0, 2: size, 3: size, 4: 0, 5: 4 * size}
+        value_type = np.dtype(network.activations)
+        lengths = {1: 0, 2: size * value_type.itemsize, 3: size * value_type.itemsize, 4: 0, 5: 4 * size}
         if kind not in lengths:
             return frame(0xFF, sequence, bytes([2, kind]))
         if len(payload) != lengths[kind]:
@@ -99,7 +100,8 @@ class FakeDevice:
         if kind == 1:
             outputs = int(np.prod(network.output.shape))
             layers = sum(isinstance(op, IntLstm) for op in network.ops)
-            identity = struct.pack("<HH", self.protocol, 0) + self.model_hash + self.build_id
+            flags = 2 if value_type.itemsize == 2 else 0
+            identity = struct.pack("<HH", self.protocol, flags) + self.model_hash + self.build_id
             identity += struct.pack("<IIHHHBBI", size, outputs, steps, features, layers, 2, 1, 1_000_000)
             return frame(0x81, sequence, identity + self.board.encode())
         if kind == 4:
@@ -109,7 +111,7 @@ class FakeDevice:
         if kind == 5:
             x = np.frombuffer(payload, "<f4").reshape(1, steps, features)
             return frame(0x85, sequence, quantize_input(network, x).tobytes())
-        q = np.frombuffer(payload, np.int8).reshape(1, steps, features)
+        q = np.frombuffer(payload, value_type).reshape(1, steps, features)
         trace = simulate_trace(network, q)
         output = self.corrupt(-1, trace.outputs[-1].reshape(-1).copy()).tobytes()
         if kind == 2:
@@ -119,4 +121,6 @@ class FakeDevice:
         for layer, states in enumerate(hidden):
             for step, state in enumerate(self.corrupt(layer, states.copy())):
                 reply += frame(0x83, sequence, struct.pack("<HHH", layer, step, len(state)) + state.tobytes())
-        return reply + frame(0x83, sequence, struct.pack("<HHH", 0xFFFF, 0, len(output)) + output)
+        return reply + frame(
+            0x83, sequence, struct.pack("<HHH", 0xFFFF, 0, len(output) // value_type.itemsize) + output
+        )

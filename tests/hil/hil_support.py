@@ -30,8 +30,8 @@ class Model:
 def load_model(name: str) -> Model:
     return Model(
         read_integer_network(FIXTURES / f"{name}.tflite"),
-        load_network(FIXTURES / f"{name}.h5"),
-        np.load(FIXTURES / f"{name}.calib.npz")["x"].astype(np.float32),
+        load_network(FIXTURES / f"{name.removesuffix('.int16')}.h5"),
+        np.load(FIXTURES / f"{name.removesuffix('.int16')}.calib.npz")["x"].astype(np.float32),
     )
 
 

@@ -43,7 +43,7 @@ def real_errors(model: Model, count: int) -> np.ndarray:
     return np.abs(values - evaluate(model.real, model.x[:count])).reshape(count, -1)
 
 
-@pytest.mark.parametrize("name", ["tiny", "logits", "stacked", "sequence", "timedist", "acts"])
+@pytest.mark.parametrize("name", ["tiny", "logits", "stacked", "sequence", "timedist", "acts", "stacked.int16"])
 def test_good_device_passes(name: str) -> None:
     model = load_model(name)
     errors = real_errors(model, 6)
@@ -61,6 +61,36 @@ def test_good_device_passes(name: str) -> None:
     steps = model.integer.input.shape[0]
     assert layers
     assert all(len(layer["max_error"]) == steps for layer in layers)
+
+
+def test_one_step_of_an_int16_value_is_found_and_named() -> None:
+    model = load_model("stacked.int16")
+
+    def corrupt(layer: int, values: np.ndarray) -> np.ndarray:
+        if layer != 0:  # the second layer is right: what the second byte says has to count
+            return values
+        values[2, 1] += 256
+        return values
+
+    good = check(model)
+    assert (good["verdict"], good["summary"]["bit_exact"]) == ("PASS", 6)
+    result = check(model, corrupt=corrupt)
+    assert result["verdict"] == "FAIL"
+    assert "step 2, unit 1" in result["failures"][0]
+
+
+def test_a_device_with_values_of_another_type_is_not_run(tiny: Model) -> None:
+    """The same shapes and, by mistake or malice, the same hash."""
+    wide = load_model("tiny.int16")
+    digest = bytes.fromhex(tiny.integer.sha256)
+    with FakeDevice(wide.integer, model_hash=digest) as fake, Device(fake.port, timeout=0.5, retries=1) as device:
+        opened = Target(device, device.identify(), fake.port, False, "a fake", "instructions", 1.0)
+        with pytest.raises(InputError, match="takes int16 inputs, not int8"):
+            device.infer(quantize_input(tiny.integer, tiny.x[:1])[0])
+        result = cross_check(opened, tiny.integer, tiny.real, tiny.x[:3], build_id=BUILD_ID)
+    assert result["verdict"] == "FAIL"
+    assert result["failures"][0] == "the device's model takes int16 values, the model int8"
+    assert result["samples"] == []
 
 
 def test_error_just_beyond_its_bound_fails(tiny: Model) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import struct
 import zlib
 
@@ -90,6 +91,19 @@ def test_replies() -> None:
     assert (step.layer, step.step, step.hidden.tolist()) == (1, 2, [-128, 0, 127])
     assert step.hidden.dtype == np.int8
     assert parse_metrics(struct.pack("<IIII", 1, 2, 3, 4)).bad_frames == 4
+
+
+def test_int16_replies_are_little_endian() -> None:
+    inference = parse_inference(b"\xff\x01\x00\x80" + struct.pack("<Q", 7), "int16")
+    assert (inference.output.tolist(), inference.output.dtype) == ([511, -32768], np.int16)
+    step = parse_trace_step(struct.pack("<HHH", 1, 2, 1) + b"\x01\x02", "int16")
+    assert step.hidden.tolist() == [513]
+    with pytest.raises(DeviceError, match="3 bytes where int16"):
+        parse_inference(bytes(3) + struct.pack("<Q", 7), "int16")
+    with pytest.raises(DeviceError, match="announces 2 units but carries 1"):
+        parse_trace_step(struct.pack("<HHH", 1, 2, 2) + b"\x01\x02", "int16")
+    assert dataclasses.replace(IDENTITY, flags=3).activations == "int16"
+    assert dataclasses.replace(IDENTITY, flags=1).activations == "int8"
 
 
 def test_bad_replies() -> None:

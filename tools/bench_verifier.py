@@ -1,4 +1,4 @@
-"""The verifier's tables: robustness on PROVER's networks beside a peer, and speed and growth of the difference verifier.
+"""The verifier's tables: robustness on PROVER's networks beside a peer; speed and growth of the difference verifier.
 
     python tools/bench_verifier.py robust --nets FOLDER --images mnist100.npz [--mode fast balanced tight]
         [--query 04f_032h:0.01:20 ...] [--peer COMMAND]
@@ -7,12 +7,13 @@
 
 robust: FOLDER holds mnist_04f_032h_1l.npz and so on (tools/convert_prover_net.py says what is in them). A query is
 NET:EPS:IMAGES, the first IMAGES correctly classified images, boxes +-EPS clipped to [0, 1]. COMMAND is the peer's own
-program, run once a query with the arguments NET.npz IMAGES.npz EPS COUNT appended; its last line on stdout has to be JSON
-{"certified": n, "mean_logit_width": w}. Its CPU time is measured from outside. No peer's code is part of this repository.
+program, run once a query with the arguments NET.npz IMAGES.npz EPS COUNT appended; its last line on stdout has to be
+JSON {"certified": n, "mean_logit_width": w}. Its CPU time is measured from outside. No peer's code is part of this
+repository.
 
 speed: CPU seconds a region of the joint differential zonotope on the networks of tools/train_bench_nets.py, int8.
-growth: the same on random contractive networks of T steps and H units (a case T:H), 16 inputs, with peak memory; each case
-is a process of its own. Set OPENBLAS_NUM_THREADS=1 for single-core times.
+growth: the same on random contractive networks of T steps and H units (a case T:H), 16 inputs, with peak memory; each
+case is a process of its own. Set OPENBLAS_NUM_THREADS=1 for single-core times.
 """
 
 from __future__ import annotations

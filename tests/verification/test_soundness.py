@@ -6,7 +6,7 @@ from random_pairs import random_pair
 
 from codesign.network import evaluate, load_network
 from codesign.quantization import convert, load_calibration, read_integer_network
-from codesign.semantics import dequantize, quantize_input, simulate
+from codesign.semantics import TflmInterpreter, dequantize, quantize_input, simulate
 from codesign.verification import ball, domain_region, input_domain, search
 from codesign.verification.align import align
 from codesign.verification.propagate import propagate, top1_proved
@@ -63,6 +63,18 @@ def test_fixtures_survive_adversarial_search(name, pair):
     assert spent >= 110_000
 
 
+def same_as_tflm(integer, samples):
+    """The simulation against the host TFLM interpreter: samples, extremes and random inputs, over 2,000 in all."""
+    pytest.importorskip("tflite_micro", reason="the host TFLM interpreter has wheels for Python 3.11 only")
+    rng = np.random.default_rng(4)
+    shape = integer.input.shape
+    extreme = [np.full(shape, v, np.int8) for v in (-128, 127, integer.input.zero_point)]
+    corners = rng.choice(np.array([-128, 127], np.int8), (500, *shape))
+    uniform = rng.integers(-128, 128, (1500, *shape)).astype(np.int8)
+    q = np.concatenate([np.stack(extreme), corners, uniform, quantize_input(integer, samples)])
+    np.testing.assert_array_equal(simulate(integer, q), TflmInterpreter(integer.content).run(q))
+
+
 @pytest.mark.parametrize("name", ["motion", "digits", "vowels"])
 def test_sample_models_survive_adversarial_search(name, tmp_path):
     pytest.importorskip("tensorflow", reason="converting a sample model needs TensorFlow")
@@ -70,6 +82,7 @@ def test_sample_models_survive_adversarial_search(name, tmp_path):
     network = load_network(models / f"{name}.h5")
     integer = read_integer_network(convert(models / f"{name}.h5", tmp_path / "model.tflite"))
     data = load_calibration(models / f"{name}.calib.npz", network.input_shape)
+    same_as_tflm(integer, data.x)
     domain = input_domain(data.x)
     rng = np.random.default_rng(2)
     spent = 0

@@ -1,4 +1,4 @@
-"""Trains a user's own Keras LSTM so that the board's error is bounded for every input. The three added lines are marked.
+"""Trains a Keras LSTM so that the board's error is bounded for every input. The three added lines are marked.
 
 python examples/train_bound.py            # then: codesign convert --cover, codesign certify --region domain
 """

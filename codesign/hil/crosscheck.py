@@ -109,7 +109,8 @@ def cross_check(
             except DeviceError as error:
                 found.failures.append(str(error))
             metrics = _metrics(session, found.failures)
-            _confirm_identity(session, found.failures)
+            if metrics is not None:
+                _confirm_identity(session, found.failures)
     _judge(found, len(x))
     identity = target.identity
     return {
@@ -140,12 +141,11 @@ def cross_check(
 
 def _confirm_identity(session: Session, failures: list[str]) -> None:
     """Last of all: whatever answered before was the device that the run began with."""
-    if failures:
-        return
     try:
         session.confirm_identity()
     except DeviceError as error:
-        failures.append(str(error))
+        if str(error) not in failures:
+            failures.append(str(error))
 
 
 def _metrics(session: Session, failures: list[str]) -> Metrics | None:

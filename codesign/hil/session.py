@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from codesign.errors import InputError
+from codesign.errors import CodesignError, InputError
 from codesign.hil.journal import Journal
 from codesign.hil.protocol import DeviceError, Identity, LinkLostError, Metrics, NoReplyError
 from codesign.hil.target import Target
@@ -139,14 +139,30 @@ class Session:
 
     def _recover(self, what: str, sample: int | None, lost: DeviceError) -> None:
         begun = time.monotonic()
+        seconds = self.recovery.seconds
         try:
-            identity = self.target.device.recover(self.recovery.seconds)
+            try:
+                identity = self.target.device.recover(seconds)
+            except NoReplyError:
+                if self.target.reset is None:
+                    raise
+                self._reset(what, sample)
+                identity = self.target.device.recover(seconds)
         except (NoReplyError, LinkLostError) as error:
             self.note(what, sample, f"not recovered: {error}")
-            raise DeviceError(f"{lost}; it did not come back within {self.recovery.seconds:g} s") from error
+            raise DeviceError(f"{lost}; it did not come back within {seconds:g} s") from error
         self._compare(identity)
         self.recovered += 1
         self.note(what, sample, f"recovered after {time.monotonic() - begun:.1f} s")
+
+    def _reset(self, what: str, sample: int | None) -> None:
+        """Restart a board that is there but silent; where that fails, what was tried is told."""
+        assert self.target.reset
+        try:
+            self.target.reset()
+            self.note(what, sample, "the board was reset through its debug probe")
+        except CodesignError as error:
+            self.note(what, sample, f"the board could not be reset: {error}")
 
     def _compare(self, identity: Identity) -> None:
         first = self.target.identity

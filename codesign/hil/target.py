@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Literal
@@ -33,7 +34,8 @@ class Target:
     """An open, identified target. `counter` is what `count` gives; `description` is for the user and says EMULATED
     where that is so. Under an emulator the counter counts executed instructions, whatever the firmware takes it for.
 
-    `granularity` is the counter's step in units of `counter`.
+    `granularity` is the counter's step in units of `counter`. `reset` restarts a real board that hangs,
+    through its debug probe; None where that cannot be done.
     """
 
     device: Device
@@ -43,6 +45,7 @@ class Target:
     description: str
     counter: CounterUnit
     granularity: float
+    reset: Callable[[], object] | None = None
 
     def count(self, inference: Inference) -> int | None:
         """The counter's value over an inference in units of `counter`; None where there is no counter."""
@@ -103,8 +106,9 @@ def open_target(
             device = Device(emulated.port, board.serial.baud, timeout or EMULATED_TIMEOUT, diagnose=emulated.failure)
             description = emulated.description
             fallbacks: tuple[int, ...] = ()
+            reset = None
         else:
-            from codesign.toolchain import upload
+            from codesign.toolchain import reset_board, upload
 
             number = serial_number_of(port)
             if flash:
@@ -113,18 +117,20 @@ def open_target(
             device = _opened(port, number, board.serial.baud, timeout or 5.0)
             description = f"{board.title} on {port}{f', probe {number}' if number else ''}"
             fallbacks = FALLBACK_BAUDS
+            reset = partial(reset_board, board, number) if board.flashing else None
         stack.callback(device.close)
         identity = device.recover(timeout or CONNECT_SECONDS, fallbacks)
         if device.baud != board.serial.baud:
             description += f" at {device.baud} instead of {board.serial.baud} baud"
         if identity.board != board.name:
             raise DeviceError(f"the firmware on {device.port} is for board '{identity.board}', not {board.name}")
-        if not flash and identity.build_id.hex() != build.build_id:
+        if port is not None and identity.build_id.hex() != build.build_id:
             raise DeviceError(
-                f"the board on {device.port} runs build {identity.build_id.hex()}, not {build.build_id}; flash it"
+                f"the board on {device.port} runs build {identity.build_id.hex()}, not {build.build_id}; "
+                + ("flashing it had no effect" if flash else "flash it")
             )
         counter, granularity = _counter(board, identity, emulated=port is None)
-        yield Target(device, identity, device.port, port is None, description, counter, granularity)
+        yield Target(device, identity, device.port, port is None, description, counter, granularity, reset)
 
 
 def _opened(port: str, number: str, baud: int, timeout: float) -> Device:

@@ -13,6 +13,7 @@ from fake_device import FakeDevice
 from fault_support import BUILD_ID, RECOVERY, SAMPLES, TIMEOUT, Tally, clean_samples, fault_run
 from hil_support import Model, load_model, need_emulator
 
+from codesign.errors import CodesignError
 from codesign.hil import Device, DeviceError, Recovery, Target, cross_check, emulator_spec
 from codesign.hil.emulators import EmulatedBoard
 from codesign.hil.faults import FAULT_KINDS, Fault, FaultyLink, draw_faults
@@ -82,6 +83,35 @@ def test_port_that_comes_back_is_opened_again(tiny: Model) -> None:
     assert result["verdict"] == "PASS"
     assert result["link"]["reopened"] == 1
     assert "the link broke" in result["link"]["events"][0]["text"]
+
+
+def test_a_board_that_hangs_is_reset_through_its_probe(tiny: Model) -> None:
+    def run(reset: Callable[[FaultyLink], None]) -> dict[str, Any]:
+        with (
+            FakeDevice(tiny.integer, build_id=BUILD_ID) as fake,
+            FaultyLink(
+                fake.port, [Fault("hang", 9, seconds=None)], np.random.default_rng(0), fake.requests.clear
+            ) as link,
+            Device(link.port, timeout=TIMEOUT, retries=2) as device,
+        ):
+            identity = device.connect(2.0)
+            target = Target(
+                device, identity, link.port, False, "a fake", "instructions", 1.0, reset=lambda: reset(link)
+            )
+            return cross_check(target, tiny.integer, tiny.real, tiny.x[:SAMPLES], recovery=RECOVERY)
+
+    result = run(FaultyLink.wake)
+    assert (result["verdict"], result["failures"]) == ("PASS", [])
+    texts = [event["text"] for event in result["link"]["events"]]
+    assert "the board was reset through its debug probe" in texts
+    assert any("was reset on the way" in text for text in texts)
+
+    def broken(_link: FaultyLink) -> None:
+        raise CodesignError("no probe")
+
+    result = run(broken)
+    assert result["verdict"] == "FAIL"
+    assert "the board could not be reset: no probe" in [event["text"] for event in result["link"]["events"]]
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,16 @@ def test_a_second_user_cannot_flash_under_a_running_test(tiny: Model, monkeypatc
     assert flashed == []
 
 
+def test_flashing_without_effect_is_noticed(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codesign.toolchain.upload", lambda *_: None)
+    with (
+        FakeDevice(tiny.integer, board="nucleo_f746", build_id=bytes(16)) as fake,
+        pytest.raises(DeviceError, match=r"runs build 0000.*flashing it had no effect"),
+        open_target(build_for(), port=fake.port),
+    ):
+        pass
+
+
 def test_a_board_that_is_not_flashed_has_to_run_this_build(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codesign.toolchain.upload", lambda *_: pytest.fail("flashed"))
     with (

@@ -32,7 +32,7 @@ def attach(monkeypatch: pytest.MonkeyPatch, *ports: tuple[str, int | None, int |
 
 
 def build_for(board: Any = BOARD) -> Any:
-    return SimpleNamespace(elf=Path("nowhere.elf"), board=board)
+    return SimpleNamespace(elf=Path("nowhere.elf"), board=board, build_id=bytes(range(16)).hex())
 
 
 def test_ports_are_found_by_usb_id(monkeypatch: pytest.MonkeyPatch) -> None:

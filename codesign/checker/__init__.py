@@ -6,6 +6,6 @@ docs/soundness.md.
 
 from codesign.checker.check import CheckResult, check, replay_regions
 from codesign.checker.document import Claims, read_claims
-from codesign.checker.forms import CannotCheck, Invalid
+from codesign.checker.result import CannotCheck, Invalid
 
 __all__ = ["CannotCheck", "CheckResult", "Claims", "Invalid", "check", "read_claims", "replay_regions"]

@@ -15,9 +15,10 @@ from typing import Literal
 
 from codesign.checker.claims import check_arithmetic, check_bounds, check_conclusions, check_statuses
 from codesign.checker.document import Claims, read_claims
-from codesign.checker.forms import CannotCheck, Invalid, require_round_to_nearest
 from codesign.checker.replay import Bounds, replay
+from codesign.checker.result import CannotCheck, Invalid
 from codesign.checker.solver import Choices, Facts
+from codesign.proof.bounds import require_round_to_nearest
 
 CHUNK = 8  # regions replayed together
 NOT_DERIVED = ("norms", "logit_norms", "margins", "step_bound", "output_step_bound", "abstract_lower")

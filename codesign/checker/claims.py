@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codesign.checker.document import Claims, same
-from codesign.checker.forms import CannotCheck, Flags, Invalid
+from codesign.checker.document import Claims
+from codesign.checker.forms import Flags
 from codesign.checker.replay import Bounds
+from codesign.checker.result import CannotCheck, Invalid, demand, same
 from codesign.network import evaluate
 from codesign.proof.arithmetic import arithmetic_facts
+from codesign.proof.statement import ORDERS, conclusions
 from codesign.semantics import dequantize, quantize_input, simulate
-
-ORDERS = ("top1_above", "topk", "ranking")
 
 
 def check_arithmetic(claims: Claims) -> None:
@@ -38,8 +38,8 @@ def check_bounds(region: dict[str, Any], name: str, bounds: Bounds, k: int) -> N
     }
     stated = {key: np.asarray(region[key], dtype=np.float64) for key in (*derived, "bound", "observed")}
     for key, values in stated.items():
-        if values.shape != difference.lo[k].shape or not np.isfinite(values).all():
-            raise Invalid(f"{name}/{key}: has to be {difference.lo.shape[1]} finite numbers")
+        good = values.shape == difference.lo[k].shape and bool(np.isfinite(values).all())
+        demand(good, f"{name}/{key}: has to be {difference.lo.shape[1]} finite numbers")
     for key, least in derived.items():
         values = -stated[key] if key.endswith("_lo") else stated[key]
         for j in np.flatnonzero(~(values >= least)):
@@ -47,8 +47,8 @@ def check_bounds(region: dict[str, Any], name: str, bounds: Bounds, k: int) -> N
     bound = np.maximum(-stated["difference_lo"], stated["difference_hi"])
     same(f"{name}/bound", region["bound"], bound.tolist())
     same(f"{name}/bound_max", region["bound_max"], bound.max())
-    if not region["observed_max"] <= region["bound_max"] or not (np.abs(stated["observed"]) <= bound).all():
-        raise Invalid(f"{name}/observed: larger than the bound")
+    seen = region["observed_max"] <= region["bound_max"] and bool((np.abs(stated["observed"]) <= bound).all())
+    demand(seen, f"{name}/observed: larger than the bound")
 
 
 def check_statuses(claims: Claims, region: dict[str, Any], name: str, bounds: Bounds, k: int) -> None:
@@ -56,18 +56,17 @@ def check_statuses(claims: Claims, region: dict[str, Any], name: str, bounds: Bo
     criteria = claims.document["criteria"]
     above = [(real[k] > 0) & (integer[k] > 0) for real, integer in bounds.beats]
     winners = [np.flatnonzero((a | np.eye(len(a), dtype=bool)).all(1)) for a in above]
-    if region["top1"] == "proved" and any(w.size != 1 for w in winners):
-        raise Invalid(f"{name}/top1: 'proved' is stated, but no class has a positive margin in both networks")
+    one = region["top1"] != "proved" or all(w.size == 1 for w in winners)
+    demand(one, f"{name}/top1: 'proved' is stated, but no class has a positive margin in both networks")
     known = region["top1"] == "proved" and len(winners) == 1
     same(f"{name}/top1_class", region["top1_class"], int(winners[0][0]) if known else None)
     epsilon = criteria["epsilon"]
-    if (region["epsilon"] is None) != (epsilon is None):
-        raise Invalid(f"{name}/epsilon: a status without the criterion, or none with it")
-    if region["epsilon"] == "proved" and not region["bound_max"] <= epsilon:
-        raise Invalid(f"{name}/epsilon: 'proved' is stated, but the bound {region['bound_max']} is above {epsilon}")
+    same(f"{name}/epsilon is asked for", region["epsilon"] is not None, epsilon is not None)
+    small = region["epsilon"] != "proved" or region["bound_max"] <= epsilon
+    demand(small, f"{name}/epsilon: 'proved' is stated, but the bound {region['bound_max']} is above {epsilon}")
     for order in ORDERS:
-        if region.get(order) == "proved" and not _ordered(order, criteria.get(order), above):
-            raise Invalid(f"{name}/{order}: 'proved' is stated, but does not follow")
+        follows = region.get(order) != "proved" or _ordered(order, criteria.get(order), above)
+        demand(follows, f"{name}/{order}: 'proved' is stated, but does not follow")
     _check_refuted(claims, region, name)
 
 
@@ -96,13 +95,15 @@ def _check_refuted(claims: Claims, region: dict[str, Any], name: str) -> None:
     k = claims.regions.index(region)
     for criterion, values in shown.items():
         x = np.asarray(values, dtype=np.float32)
-        if x.shape != tuple(claims.network.input_shape) or not np.array_equal(x.astype(np.float64), values):
-            raise Invalid(f"{name}/counterexample: not a float32 input of the network")
+        good = x.shape == tuple(claims.network.input_shape) and np.array_equal(x.astype(np.float64), values)
+        demand(good, f"{name}/counterexample: not a float32 input of the network")
         wide = np.where(claims.on_grid[k], 2.0**-23 * np.abs(x.astype(np.float64)), 0.0)
-        if not ((claims.proof.lo[k] - wide <= x) & (x <= claims.proof.hi[k] + wide)).all():
-            raise Invalid(f"{name}/counterexample: outside the region")
-        if not any(_refutes(claims, criterion, x, profile) for profile in range(len(claims.integers))):
-            raise Invalid(f"{name}/counterexample: its input does not refute {criterion}")
+        inside = (claims.proof.lo[k] - wide <= x) & (x <= claims.proof.hi[k] + wide)
+        demand(bool(inside.all()), f"{name}/counterexample: outside the region")
+        demand(
+            any(_refutes(claims, criterion, x, profile) for profile in range(len(claims.integers))),
+            f"{name}/counterexample: its input does not refute {criterion}",
+        )
 
 
 def _refutes(claims: Claims, criterion: str, x: npt.NDArray[np.float32], profile: int) -> bool:
@@ -121,41 +122,10 @@ def _refutes(claims: Claims, criterion: str, x: npt.NDArray[np.float32], profile
 
 def check_conclusions(claims: Claims) -> None:
     """Criteria, summary and verdict follow from the regions."""
-    document, regions = claims.document, claims.regions
-    criteria, proof = document["criteria"], document["proof"]
-    counted = [r["top1"] for r in regions if r["counted"]]
-    share, possible = (
-        float(np.mean([s in wanted for s in counted])) if counted else 0.0
-        for wanted in (("proved",), ("proved", "unknown"))
-    )
-    found: dict[str, str | None] = {"top1": None}
-    wanted = criteria["top1_share"]
-    if wanted is not None:
-        found["top1"] = "proved" if share >= wanted else "unknown" if possible >= wanted else "refuted"
-    for name in ("epsilon", *(order for order in ORDERS if order in criteria)):
-        asked = criteria[name] is not None
-        found[name] = _weakest([r.get(name) or "unknown" for r in regions]) if asked else None
-    for name, verdict in found.items():
-        same(f"criteria/{name}_verdict", criteria[f"{name}_verdict"], verdict)
-    verdict = _weakest([v for v in found.values() if v is not None] or [r["top1"] for r in regions])
-    if not proof["proved"] <= proof["checked"] <= proof["obligations"]:
-        raise Invalid("proof: more obligations proved than checked, or checked than there are")
-    all_proved = proof["proved"] == proof["checked"]
-    same("verdict", document["verdict"], verdict if verdict != "proved" or all_proved else "unknown")
-    maxima = [r["bound_max"] for r in regions]
-    summary = {
-        "regions": len(regions),
-        "bound_median": float(np.median(maxima)),
-        "bound_max": max(maxima),
-        "observed_max": max(r["observed_max"] for r in regions),
-        "evaluations": sum(r["evaluations"] for r in regions),
-        "top1_share": share,
-        "top1_counted": len(counted),
-        "top1": {s: sum(r["top1"] == s for r in regions) for s in ("proved", "refuted", "unknown")},
-    }
-    for key, value in summary.items():
-        same(f"summary/{key}", document["summary"][key], value)
-
-
-def _weakest(statuses: list[str]) -> str:
-    return next((s for s in ("refuted", "unknown") if s in statuses), "proved")
+    document, proof = claims.document, claims.document["proof"]
+    counts = proof["proved"] <= proof["checked"] <= proof["obligations"]
+    demand(counts, "proof: more obligations proved than checked, or checked than there are")
+    for part, found in conclusions(document).items():
+        stated = document[part] if part else document
+        for key, value in found.items():
+            same(f"{part}/{key}".lstrip("/"), stated[key], value)

@@ -14,25 +14,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from codesign.checker.result import demand
+
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 UNIT = 2.0**-53
 TINY = 1e-290  # above all that underflow can lose
-
-
-class Invalid(Exception):  # noqa: N818
-    """Something that the certificate states is wrong or does not follow. The message names the first such item."""
-
-
-class CannotCheck(Exception):  # noqa: N818
-    """The certificate may be right, but rests on something that this checker does not derive."""
-
-
-def require_round_to_nearest() -> None:
-    """RuntimeError unless this thread rounds to nearest."""
-    one, half = np.float64(1.0), np.float64(UNIT)
-    if not (one + half == one and -one - half == -one and one + half * np.float64(1.5) > one):
-        raise RuntimeError("the floating-point rounding mode of this process is not round-to-nearest")
 
 
 def gamma(terms: int) -> float:
@@ -97,8 +84,7 @@ class Box:
     def meet(self, other: Box) -> Box:
         """Both hold the same real values; that their meeting is empty shows that a premise of one is wrong."""
         lo, hi = np.maximum(self.lo, other.lo), np.minimum(self.hi, other.hi)
-        if not (lo <= hi).all():
-            raise Invalid("two enclosures of the same value do not meet")
+        demand(bool((lo <= hi).all()), "two enclosures of the same value do not meet")
         return Box(lo, hi)
 
     def clip(self, lo: float, hi: float) -> Box:

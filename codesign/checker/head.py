@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codesign.checker.forms import UNIT, Array, Box, Flags, Form, Invalid, Matrix, Pair, Symbols, affine, up
+from codesign.checker.forms import UNIT, Array, Box, Flags, Form, Matrix, Pair, Symbols, affine, up
 from codesign.checker.integer import acting, effective, softmax_error, tensor_range
+from codesign.checker.result import demand
 from codesign.network.model import Dense
 from codesign.proof.bounds import sigmoid_diff_plane_residual, sigmoid_plane_residual
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, QuantizedTensor
@@ -17,8 +18,7 @@ from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwor
 def dense(layer: Dense, ops: Sequence[tuple[IntDense, IntegerNetwork]], relu: bool, x: Pair, symbols: Symbols) -> Pair:
     """W x + b and the integer operator's difference: its rounding, saturation and fused ReLU included."""
     op = ops[0][0]
-    if layer.W.shape != op.W.shape:
-        raise Invalid(f"layer '{layer.name}' has weights of another shape in the int8 model")
+    demand(layer.W.shape == op.W.shape, f"layer '{layer.name}' has weights of another shape in the int8 model")
     shape = (x.value.center.shape[0], len(layer.b))
     W, b = Matrix(layer.W.astype(np.float64)), layer.b.astype(np.float64)
     multipliers = [[acting(m, net) for m in o.multipliers] for o, net in ops]
@@ -63,8 +63,7 @@ class Margins:
 
 
 def margins(x: Pair) -> Margins:
-    zero = Box.full(0.0, 0.0, x.value.center.shape)
-    both = affine([(1.0, x.value), (1.0, x.difference)], zero)
+    both = affine([(1.0, x.value), (1.0, x.difference)], Box.full(0.0, 0.0, x.value.center.shape))
     return Margins(*(_pairwise(form) for form in (x.value, x.difference, both)))
 
 

@@ -6,22 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codesign.checker.forms import (
-    UNIT,
-    Array,
-    Box,
-    CannotCheck,
-    Form,
-    Invalid,
-    Matrix,
-    Pair,
-    Symbols,
-    Term,
-    affine,
-    join,
-    up,
-)
+from codesign.checker.forms import UNIT, Array, Box, Form, Matrix, Pair, Symbols, Term, affine, join, up
 from codesign.checker.integer import GATE_HI, GATE_LO, GATE_STEP, acting, effective, rescaling_error, tensor_range
+from codesign.checker.result import CannotCheck, demand
 from codesign.checker.solver import Facts, Function
 from codesign.network.model import Lstm
 from codesign.proof.arithmetic import lstm_table_range
@@ -41,8 +28,10 @@ class LstmReplay:
         self, layer: Lstm, ops: Sequence[tuple[IntLstm, IntegerNetwork]], facts: Facts, symbols: Symbols
     ) -> None:
         op = ops[0][0]
-        if layer.W.shape != op.W.shape or layer.R.shape != op.R.shape:
-            raise Invalid(f"layer '{layer.name}' has weights of other shapes in the int8 model")
+        demand(
+            (layer.W.shape, layer.R.shape) == (op.W.shape, op.R.shape),
+            f"layer '{layer.name}' has weights of other shapes in the int8 model",
+        )
         self.layer, self.facts, self.symbols, self.units = layer, facts, symbols, layer.units
         H, cell_step = layer.units, 2.0**op.cell_shift
         self.W, self.R = (Matrix(m.reshape(4 * H, -1).astype(np.float64)) for m in (layer.W, layer.R))
@@ -55,8 +44,10 @@ class LstmReplay:
         self.b_slack, self.rounding = up(np.abs(self.b_int) * slack), first + second
         self.W_gap, self.R_gap = self.W_int - self.W, self.R_int - self.R
         for multiplier, real in ((op.forget_multiplier, 2.0**-15), (op.input_gate_multiplier, 2.0**-30 / cell_step)):
-            if multiplier.real != real:
-                raise Invalid(f"operator '{op.name}': a cell product is rescaled by {multiplier.real}, not by {real}")
+            demand(
+                multiplier.real == real,
+                f"operator '{op.name}': a cell product is rescaled by {multiplier.real}, not by {real}",
+            )
         self.cell_rounding = cell_step * sum(map(rescaling_error, (op.forget_multiplier, op.input_gate_multiplier)))
         clip = float(op.cell_clip_q or 32768) * cell_step
         self.cell_range = max(-clip, -32768 * cell_step), min(clip, 32767 * cell_step)

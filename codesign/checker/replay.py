@@ -9,21 +9,14 @@ from typing import TypeVar
 import numpy as np
 
 from codesign.checker import head
-from codesign.checker.forms import Array, Box, CannotCheck, Flags, Form, Invalid, Pair, Symbols, affine, join, up
+from codesign.checker.forms import Array, Box, Flags, Form, Pair, Symbols, affine, join, up
 from codesign.checker.integer import FLOAT32, input_difference
 from codesign.checker.lstm import LstmReplay, relaxed
+from codesign.checker.result import CannotCheck, demand, same
 from codesign.checker.solver import Facts
 from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm, Reshape
 from codesign.proof.arithmetic import activation_range
-from codesign.quantization.integer import (
-    IntActivation,
-    IntDense,
-    IntegerNetwork,
-    IntLastStep,
-    IntLstm,
-    IntOp,
-    IntReshape,
-)
+from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLastStep, IntLstm, IntReshape
 
 _Op = TypeVar("_Op", IntLstm, IntDense, IntActivation, IntLastStep)
 
@@ -48,20 +41,23 @@ class _Operators:
     def __init__(self, networks: Sequence[IntegerNetwork]) -> None:
         self.networks, previous = networks, networks[0].input
         for op in networks[0].ops:
-            if (op.input.scale, op.input.zero_point) != (previous.scale, previous.zero_point):
-                raise Invalid(f"operator '{op.name}' reads its input in other units than it was written")
+            demand(
+                (op.input.scale, op.input.zero_point) == (previous.scale, previous.zero_point),
+                f"operator '{op.name}' reads its input in other units than it was written",
+            )
             previous = op.output
         rows = zip(*(net.ops for net in networks), strict=True)
         self._rows = [row for row in rows if not isinstance(row[0], IntReshape)]
 
-    def peek(self) -> IntOp | None:
+    def peek(self) -> object:
         return self._rows[0][0] if self._rows else None
 
     def take(self, kind: type[_Op], layer: str) -> list[tuple[_Op, IntegerNetwork]]:
         row = self._rows.pop(0) if self._rows else ()
         taken = [(op, net) for op, net in zip(row, self.networks, strict=False) if isinstance(op, kind)]
-        if len(taken) != len(self.networks):
-            raise Invalid(f"the int8 model has no operator for layer '{layer}' where one is needed")
+        demand(
+            len(taken) == len(self.networks), f"the int8 model has no operator for layer '{layer}' where one is needed"
+        )
         return taken
 
 
@@ -82,8 +78,9 @@ def replay(
     network: FloatNetwork, integers: Sequence[IntegerNetwork], lo: Array, hi: Array, on_grid: Flags, facts: Facts
 ) -> Bounds:
     """Bounds over the regions [lo, hi], each (B, T, D). `integers`: the same file under every profile."""
-    if tuple(network.input_shape) != tuple(integers[0].input.shape):
-        raise Invalid("the two models take inputs of different shapes")
+    demand(
+        tuple(network.input_shape) == tuple(integers[0].input.shape), "the two models take inputs of different shapes"
+    )
     symbols, ops = Symbols(), _Operators(integers)
     rows = input_pairs(integers[0], lo, hi, on_grid, symbols)
     softmax: IntActivation | None = None
@@ -102,20 +99,18 @@ def replay(
         elif isinstance(layer, Dense):
             dense = ops.take(IntDense, layer.name)
             relu = _is_relu(layers[0] if layers else None) and not _is_relu(ops.peek())
-            if relu and dense[0][0].act_min != dense[0][0].output.zero_point:
-                raise Invalid(f"the int8 model has no ReLU after layer '{layer.name}'")
+            demand(
+                not relu or dense[0][0].act_min == dense[0][0].output.zero_point,
+                f"the int8 model has no ReLU after layer '{layer.name}'",
+            )
             layers = layers[1:] if relu else layers
             rows = [head.dense(layer, dense, relu, row, symbols) for row in rows]
         else:
             op = ops.take(IntActivation, layer.name)[0][0]
-            if op.kind != layer.kind:
-                raise Invalid(
-                    f"layer '{layer.name}' is {layer.kind} in the float model and {op.kind} in the int8 model"
-                )
+            same(f"layer '{layer.name}' in the int8 model", op.kind, layer.kind)
             softmax = op if op.kind == "softmax" else None
             rows = rows if softmax is not None else [_elementwise(op, row, facts, symbols) for row in rows]
-    if ops.peek() is not None:
-        raise Invalid("the int8 model goes on after the float model's last layer")
+    demand(ops.peek() is None, "the int8 model goes on after the float model's last layer")
     facts.choices.finish()
     return _bounds(rows, softmax)
 

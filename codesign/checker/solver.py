@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from codesign.checker.forms import UNIT, Array, Box, CannotCheck, Flags, Form, Invalid, affine, up
+from codesign.checker.forms import UNIT, Array, Box, Flags, Form, affine, up
+from codesign.checker.result import CannotCheck, Invalid
 from codesign.proof.bounds import (
     sigmoid_diff_plane_residual,
     sigmoid_plane_residual,

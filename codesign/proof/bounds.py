@@ -325,3 +325,10 @@ def _raise_to_interior_maximum(
     value = _diff_value(z[near], d[near], alpha[chosen], beta[chosen])
     value += SECOND_DERIVATIVE * 2.0 * KAPPA_ERROR**2
     sup[chosen] = np.maximum(sup[chosen], value)
+
+
+def require_round_to_nearest() -> None:
+    """RuntimeError unless this thread rounds to nearest."""
+    one, half = np.float64(1.0), np.float64(2.0**-53)
+    if not (one + half == one and -one - half == -one and one + half * np.float64(1.5) > one):
+        raise RuntimeError("the floating-point rounding mode of this process is not round-to-nearest")

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codesign.errors import InputError
+
 FORMAT = "codesign-proof-1"
 _MAX_BYTES = 4 << 30
 _ARRAYS = ("header", "lo", "hi", "slopes", "resets")
@@ -80,6 +82,22 @@ def unpack(content: bytes) -> ProofFile:
     if resets.dtype != np.uint8 or resets.max(initial=0) > 1:
         raise ValueError("its array 'resets' has something else than 0 and 1")
     return ProofFile(header, lo, hi, slopes, resets.astype(bool))
+
+
+def read(path: Path, document: dict[str, Any]) -> ProofFile:
+    """The proof file that a certificate names. InputError where it cannot be read; ValueError where it is another."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the proof file '{path}' cannot be read ({error.strerror})") from None
+    if hashlib.sha256(content).hexdigest() != document["proof_file"]["sha256"]:
+        raise ValueError("SHA-256 of the proof file: it is not the one that the certificate names")
+    proof = unpack(content)
+    stated = {name: document[name] for name in ("float_sha256", "int8_sha256")}
+    for name, value in {**stated, "profiles": document["int8"]["profiles"]}.items():
+        if proof.header.get(name) != value:
+            raise ValueError(f"{name} in the proof file: not the certificate's")
+    return proof
 
 
 def digest(document: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a certificate states: its schema, its fixed sentences, and reading it without trusting it."""
+"""What a certificate states: its schema and fixed sentences, what a region means, what follows from its regions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from codesign.errors import InputError
 
+ORDERS = ("top1_above", "topk", "ranking")
 SCHEMA_ID = "codesign-certificate-1"
 CLAIM = (
     "For every float32 input inside a region, the dequantized output of the integer network minus the output "
@@ -28,6 +32,68 @@ def sentences(regions: Sequence[dict[str, Any]]) -> dict[str, str]:
     grid = any(region.get("kind") == "grid" for region in regions)
     boxes = any(region.get("box") is not None for region in regions)
     return {"claim": CLAIM + GRID_CLAIM * grid, "region_rule": RULE + BOX_RULE * boxes}
+
+
+def region_box(
+    region: dict[str, Any], domain: dict[str, Any], shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(lo, hi), each (T, D): the inputs that a certificate's region means. ValueError where it means none."""
+    low, high = (np.asarray(domain[end], dtype=np.float64) for end in ("lo", "hi"))
+    if low.shape != (shape[1],) or high.shape != low.shape or not (low <= high).all():
+        raise ValueError("domain: not one range a feature")
+    center = np.asarray(region["center"], dtype=np.float64)
+    if center.shape != tuple(shape):
+        raise ValueError(f"region '{region['id']}': its center has shape {center.shape}")
+    kind, radius = region.get("kind", "ball"), region["radius"]
+    if region.get("box") is not None:
+        lo, hi = (np.asarray(region["box"][end], dtype=np.float64) for end in ("lo", "hi"))
+    elif kind == "domain" and radius is None:
+        lo, hi = (np.tile(end, (shape[0], 1)) for end in (low, high))
+    elif kind == "ball" and radius is not None and region.get("free_from", 0) == 0:
+        lo = np.minimum(np.maximum(center - radius, low), center)
+        hi = np.maximum(np.minimum(center + radius, high), center)
+    else:
+        raise ValueError(f"region '{region['id']}': neither a ball around its center nor a box nor the domain")
+    if not lo.shape == hi.shape == center.shape or not ((lo <= center) & (center <= hi)).all():
+        raise ValueError(f"region '{region['id']}': its box is no box around its center")
+    return lo, hi
+
+
+def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What has to stand under 'criteria' and 'summary', and (under '') the verdict, given the regions' statuses."""
+    regions, criteria, proof = document["regions"], document["criteria"], document["proof"]
+    counted = [r["top1"] for r in regions if r["counted"]]
+    share, possible = (
+        float(np.mean([s in wanted for s in counted])) if counted else 0.0
+        for wanted in (("proved",), ("proved", "unknown"))
+    )
+    verdicts: dict[str, str | None] = {"top1": None}
+    wanted = criteria["top1_share"]
+    if wanted is not None:
+        verdicts["top1"] = "proved" if share >= wanted else "unknown" if possible >= wanted else "refuted"
+    for name in ("epsilon", *(order for order in ORDERS if order in criteria)):
+        asked = criteria[name] is not None
+        verdicts[name] = _weakest([r.get(name) or "unknown" for r in regions]) if asked else None
+    verdict = _weakest([v for v in verdicts.values() if v is not None] or [r["top1"] for r in regions])
+    if verdict == "proved" and proof["proved"] != proof["checked"]:
+        verdict = "unknown"
+    maxima = [r["bound_max"] for r in regions]
+    summary = {
+        "regions": len(regions),
+        "bound_median": float(np.median(maxima)),
+        "bound_max": max(maxima),
+        "observed_max": max(r["observed_max"] for r in regions),
+        "evaluations": sum(r["evaluations"] for r in regions),
+        "top1_share": share,
+        "top1_counted": len(counted),
+        "top1": {s: sum(r["top1"] == s for r in regions) for s in ("proved", "refuted", "unknown")},
+    }
+    named = {f"{name}_verdict": value for name, value in verdicts.items()}
+    return {"criteria": named, "summary": summary, "": {"verdict": verdict}}
+
+
+def _weakest(statuses: Sequence[str]) -> str:
+    return next((s for s in ("refuted", "unknown") if s in statuses), "proved")
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], str]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,3 +120,34 @@ def test_exported_obligations_are_those_of_the_check(made, tmp_path):
     assert told.exit_code == 0
     assert len(json.loads(told.output)["proved"]) == 20
     assert CliRunner().invoke(main, arguments).exit_code == 2  # the folder exists
+
+
+@pytest.mark.parametrize("change", [{"grid": 1}, {"free_from": 2}, {"noise": [0.01, 0.0, 0.2]}])
+def test_regions_of_every_kind_are_valid(made, tmp_path, change):
+    from codesign.verification import Neighbourhood
+
+    if "noise" in change:
+        np.savez(tmp_path / "noise.npz", noise=np.array(change["noise"]))
+        change = {"noise": tmp_path / "noise.npz"}
+    result, folder, *_ = run(made, "tiny", around=Neighbourhood(**change))
+    assert (result.verdict, result.item) == ("valid", "")
+    regions = json.loads((folder / "certificate.json").read_text())["regions"]
+    assert all(region["box"] is not None for region in regions)
+
+
+def test_bounds_of_another_method_cannot_be_checked(made):
+    result, *_ = run(made, "tiny", region="domain")
+    assert result.verdict in ("valid", "cannot check")
+    assert result.verdict == "valid" or "method" in result.item
+
+
+def test_regions_that_a_time_limit_left_out_cannot_be_checked(tmp_path):
+    from codesign import api
+    from codesign.verification import Criteria, Options
+
+    fixtures = Path(__file__).parent.parent / "fixtures"
+    float_path, int8_path, path = fixtures / "tiny.h5", fixtures / "tiny.tflite", tmp_path / "certificate.json"
+    network, integer, data = api.load(float_path), api.read(int8_path), api.calibration(float_path)
+    options = Options(Criteria(), evaluations=20, time_limit=0.0)
+    api.certify(network, integer, data, samples=2, options=options, output=path)
+    assert check(path, float_path, int8_path).verdict == "cannot check"

@@ -211,6 +211,25 @@ def cross_check(
         )
 
 
+def domain_samples(certificate: dict[str, Any], network: FloatNetwork, count: int, seed: int = 0) -> Calibration:
+    """Inputs of a certificate's domain, corners and held values included, without labels.
+
+    For `cross_check` of certificates over the whole domain: the board answers inputs that no sample is like. InputError
+    unless count is at least 1.
+    """
+    from codesign.verification.affine import Box
+    from codesign.verification.all_inputs import float_ends, stream_inputs
+
+    if count < 1:
+        raise InputError(f"cannot draw {count} inputs; ask for at least 1")
+    lo, hi = (np.asarray(certificate["domain"][end], np.float64) for end in ("lo", "hi"))
+    rng = np.random.default_rng(seed)
+    x = stream_inputs(Box(lo, hi), count, network.input_shape[0], rng)
+    low, high = float_ends(Box(lo, hi))
+    x[::4] = np.where(rng.random(x[::4].shape) < 0.5, low, high)
+    return Calibration(x, None)
+
+
 def accuracy(network: FloatNetwork | IntegerNetwork, data: Calibration) -> float | None:
     """Share of the data's labels that the network's top-1 class equals; None without labels."""
     from codesign.semantics import quantize_input, simulate

@@ -141,9 +141,7 @@ def quantized_stream(network: IntegerNetwork, x: npt.NDArray[np.float32]) -> Act
 
 def stream_inputs(domain: Box, streams: int, steps: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Streams (B, L, D) that hold corners, noise, and constants for random times: float32 values inside the domain."""
-    lo, hi = domain.lo.astype(np.float32), domain.hi.astype(np.float32)
-    lo = np.where(lo < domain.lo, np.nextafter(lo, np.float32(np.inf)), lo)
-    hi = np.where(hi > domain.hi, np.nextafter(hi, np.float32(-np.inf)), hi)
+    lo, hi = float_ends(domain)
     uniform = rng.random((streams, steps, len(lo)), np.float32)
     corner = (uniform < 0.5).astype(np.float32)
     hold = rng.random((streams, steps)) < rng.choice([0.02, 0.2, 1.0], size=(streams, 1))
@@ -154,3 +152,11 @@ def stream_inputs(domain: Box, streams: int, steps: int, rng: np.random.Generato
     held = np.take_along_axis(mixed, index[:, :, None], axis=1)
     result: npt.NDArray[np.float32] = np.clip(lo + (hi - lo) * held, lo, hi).astype(np.float32)
     return result
+
+
+def float_ends(domain: Box) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The smallest and largest float32 values inside the domain, per feature."""
+    lo, hi = domain.lo.astype(np.float32), domain.hi.astype(np.float32)
+    lo = np.where(lo < domain.lo, np.nextafter(lo, np.float32(np.inf)), lo)
+    hi = np.where(hi > domain.hi, np.nextafter(hi, np.float32(-np.inf)), hi)
+    return lo.astype(np.float32), hi.astype(np.float32)

@@ -99,3 +99,19 @@ def test_without_labels_and_with_one_sample(pair):
     one = Calibration(data.x[:1], None)
     document = api.certify(network, integer, one, region="domain", domain=(-0.1, 0.1), options=OPTIONS)
     assert document["all_inputs"]["samples"] == 1
+
+
+def test_inputs_drawn_from_the_domain_stay_in_it_and_reach_its_corners(pair):
+    network, integer, data = pair("tiny")
+    document = api.certify(network, integer, data, region="domain", domain=(-0.1, 0.1), options=OPTIONS)
+    drawn = api.domain_samples(document, network, 200, 3)
+    assert drawn.x.shape == (200, *network.input_shape)
+    assert drawn.x.dtype == np.float32
+    assert drawn.x.astype(np.float64).min() >= -0.1
+    assert drawn.x.astype(np.float64).max() <= 0.1
+    extreme = np.isclose(np.abs(drawn.x), 0.1, atol=1e-6).all((1, 2))
+    assert extreme.sum() >= 50
+    gap = dequantize(integer.output, simulate(integer, quantize_input(integer, drawn.x))) - evaluate(network, drawn.x)
+    assert (np.abs(gap).reshape(200, -1) <= np.array(document["regions"][0]["bound"])).all()
+    with pytest.raises(InputError, match="at least 1"):
+        api.domain_samples(document, network, 0)

@@ -48,6 +48,9 @@ void cs_state16_reset(int16_t *hidden, int16_t *cell, uint32_t units)
     }
 }
 
+/* From here on TFLM's sigmoid is constant, and not what its last segment would give. An LSTM's gates stay below. */
+#define CS_SIGMOID_END (255 << 9)
+
 /* The argument in 1/12288, up to where both functions are constant. */
 static int32_t argument_of(cs_argument16 a, int32_t q)
 {
@@ -61,8 +64,11 @@ void cs_sigmoid16_run(cs_argument16 argument, const int16_t *x, int16_t *y, uint
     uint32_t i;
     for (i = 0; i < n; ++i) {
         const int32_t d = argument_of(argument, x[i]);
-        const uint32_t offset = (uint32_t)(CS_SIGMOID_OFFSET + cs_sign(d));
-        y[i] = (int16_t)((int32_t)cs_dual_mac(middle[cs_saturate9(d, 9)], cs_factors(d), offset) >> 16);
+        if (d >= CS_SIGMOID_END || d <= -CS_SIGMOID_END) {
+            y[i] = d < 0 ? 1 : 32767;
+        } else {
+            y[i] = (int16_t)(cs_sigmoid_at(d, middle, CS_SIGMOID_OFFSET) >> 16);
+        }
     }
 }
 

@@ -22,12 +22,17 @@ CS_INLINE uint32_t cs_factors(int32_t argument)
 /* One half, and the rounding of the high half of the sigmoid's result. */
 #define CS_SIGMOID_OFFSET ((1 << 30) + (1 << 15))
 
-/* Sigmoid of x in Q3.12: Q0.15 in the high half. `middle` is the middle of sigmoid_segments, `offset` CS_SIGMOID_OFFSET. */
-CS_INLINE int32_t cs_sigmoid(int32_t x, const uint32_t *middle, int32_t offset)
+/* Sigmoid of d / 12288: Q0.15 in the high half. `middle` is the middle of sigmoid_segments, `offset` CS_SIGMOID_OFFSET. */
+CS_INLINE int32_t cs_sigmoid_at(int32_t d, const uint32_t *middle, int32_t offset)
 {
-    const int32_t d = 3 * x;
     /* Ties go towards zero for negative arguments. */
     return (int32_t)cs_dual_mac(middle[d >> 9], cs_factors(d), (uint32_t)(offset + cs_sign(d)));
+}
+
+/* Sigmoid of x in Q3.12. */
+CS_INLINE int32_t cs_sigmoid(int32_t x, const uint32_t *middle, int32_t offset)
+{
+    return cs_sigmoid_at(3 * x, middle, offset);
 }
 
 /* Tanh of an argument in 1/24576, |twice| <= 2^30: Q0.15. tanh(x) = 2 sigmoid(2 x) - 1 on the same segments. */

@@ -113,7 +113,7 @@ def handmade() -> dict[str, IntegerNetwork]:
     a = lstm(rng, tensor((6, 5), 0.001), 9, weight_scale=0.05, cell_clip_q=9000, hidden_scale=0.9 / 32768)
     b = lstm(rng, a.output, 6, weight_scale=0.05, cell_shift=-9)
     c = sixteen(last_step(b.output))
-    d = dense(rng, c.output, 7, per_channel=True, relu=True)
+    d = dense(rng, c.output, 7, per_channel=True, relu=True, output_scale=0.00003)
     e = activation(d.output, "relu", scale=0.0002)
     ops: list[IntOp] = [a, b, c, d, e, activation(e.output, "softmax", beta=2.5)]
     nets["odd"] = network(ops)
@@ -142,7 +142,7 @@ def handmade() -> dict[str, IntegerNetwork]:
     nets["copy"] = network([sixteen(last_step(tensor((3, 2), 0.05)))])
     # Every int16 at once, for elementwise functions.
     for kind, scale in (("sigmoid", 2.0**-12), ("tanh", 2.0**-11), ("tanh", 0.00037), ("sigmoid", 2.6), ("tanh", 1e-6),
-                        ("relu", 0.0004), ("sigmoid", 0.00021)):  # fmt: skip
+                        ("relu", 0.0004), ("sigmoid", 0.0004)):  # fmt: skip
         nets[f"{kind}_{scale:.3g}"] = network([activation(tensor((256, 256), scale), kind)])
     return nets
 

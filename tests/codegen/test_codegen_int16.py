@@ -252,7 +252,8 @@ def test_quantize_and_dequantize(build16: Build) -> None:
     assert np.all(wanted[np.isnan(flat)] == 0)
     assert np.all(wanted[flat == np.inf] == 32767)
     assert np.all(wanted[flat == -np.inf] == -32768)
-    q = np.arange(-32768, 32768).astype(np.int16).reshape(-1, int(np.prod(net.output.shape)))
+    outputs = int(np.prod(net.output.shape))
+    q = np.resize(np.arange(-32768, 32768).astype(np.int16), (-(-65536 // outputs), outputs))
     reals = np.frombuffer(build.run("dequantize", q.tobytes()), np.float32).reshape(q.shape)
     np.testing.assert_array_equal(reals, dequantize(net.output, q).astype(np.float32))
 
@@ -266,7 +267,8 @@ def test_exact_on_emulated_cores(core: str, weights: str, find_network: Find) ->
         assert result["bit_exact"]
         assert result["step"]["bit_exact"]
         estimate = memory_estimate(net, weights)  # type: ignore[arg-type]
-        assert result["ram_bytes"] == estimate["ram_bytes"]
+        assert 0 <= result["ram_bytes"] - estimate["ram_bytes"] < 8  # alignment
+        assert result["weights_bytes"] == sum(layer["flash_bytes"] for layer in estimate["layers"])
 
 
 @pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")

@@ -18,6 +18,7 @@ from codesign.certificate.proof_file import proof_path
 from codesign.errors import InputError
 from codesign.files import write_atomically
 from codesign.proof.arithmetic import arithmetic_facts
+from codesign.proof.statement import sentences
 from codesign.quantization import with_profile
 from codesign.verification import Certification
 from codesign.verification.affine import Array
@@ -57,11 +58,7 @@ def certificate_document(
         "int8": {"name": network.name, "sha256": network.sha256, "profiles": list(c.profiles)},
         "float_sha256": c.float_network.sha256,
         "int8_sha256": network.sha256,
-        "claim": (
-            "For every float32 input inside a region, the dequantized output of the integer network minus the output "
-            "of the float network, taken over the reals, lies between difference_lo and difference_hi, elementwise."
-            + (_GRID_CLAIM if any(r.region.kind == "grid" for r in c.regions) else "")
-        ),
+        **sentences(regions),
         "input_quantization": {
             "scale": tensor.scale,
             "zero_point": tensor.zero_point,
@@ -70,7 +67,6 @@ def certificate_document(
             "rule": "clamp(round(x / scale) + zero_point); float32 division, ties away from zero, NaN to zero point",
         },
         "domain": {"lo": domain[0].tolist(), "hi": domain[1].tolist()},
-        "region_rule": _region_rule(c),
         "method": METHOD,
         "parameters": {
             "seed": options.seed,
@@ -106,20 +102,6 @@ def certificate_document(
         "versions": _versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-_GRID_CLAIM = (
-    " In a region of kind 'grid' this holds for every integer input whose dequantized values lie in the box; the float "
-    "network is taken at the dequantized values scale * (q - zero_point), or at these rounded to float32, so that no "
-    "rounding of the input separates the networks. Such a region says nothing of other float inputs."
-)
-
-
-def _region_rule(c: Certification) -> str:
-    rule = "|x - center| <= radius elementwise, clipped to the domain; a center outside stays inside"
-    if all(r.region.by_rule for r in c.regions):
-        return rule
-    return f"{rule}; where a region has a box, lo <= x <= hi elementwise instead"
 
 
 def _versions() -> dict[str, str]:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.05
 _RESYNC_BYTES = 256
 _START_TIMEOUT = 0.3
+_START_GROWTH = 1.3
+_FALLBACK_TIMEOUT = 0.5
 _REOPEN_SECONDS = 0.05
 _OWN_BAUD_SECONDS = 3.0
 _LOCKED = (errno.EAGAIN, errno.EACCES, errno.EBUSY)
@@ -155,7 +157,8 @@ class Device:
         return self._baud
 
     def connect(self, seconds: float = 10.0, fallback_bauds: Sequence[int] = ()) -> Identity:
-        """Identify a device that may still be starting, and lose what it is sent until then: ask often, not long.
+        """Identify a device that may still be starting, and lose what it is sent until then: ask often at first, and
+        wait longer for the answer each time: the device may be slow.
 
         After a while without an answer, `fallback_bauds` are tried in turn with the port's own rate.
         """
@@ -170,10 +173,11 @@ class Device:
                 if len(bauds) > 1 and passed > min(_OWN_BAUD_SECONDS, seconds / 2):
                     turn += 1
                     self._set_baud(bauds[turn % len(bauds)])
+                    self.timeout = min(patience[0], _FALLBACK_TIMEOUT)
                 try:
                     return self.identify()
                 except NoReplyError:
-                    continue
+                    self.timeout = min(patience[0], self.timeout * _START_GROWTH)
         except DeviceError:
             self._baud = own
             raise

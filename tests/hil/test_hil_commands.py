@@ -120,11 +120,11 @@ def test_soak_of_the_emulated_board(deployment: Path) -> None:
     document = json.loads(result.stdout)
     assert document["verdict"] == "PASS"
     assert document["emulated"] is True
-    assert document["inferences"] > 100
+    assert document["inferences"] > 10
     assert document["mismatches"] == document["out_of_bound"] == document["flipped_top1"] == 0
     assert 0 < document["worst_error_share_of_bound"] <= 1
     assert document["counter"]["min"] > 1000
-    assert 3 <= document["seconds"] < 10
+    assert 3 <= document["seconds"] < 30
     assert json.loads(Path("tiny.soak.json").read_text()) == document
 
 
@@ -232,17 +232,21 @@ def test_boards_are_described() -> None:
 
 def test_a_soak_ended_by_ctrl_c_still_reports(deployment: Path) -> None:
     import signal
-    import time
 
     child = subprocess.Popen(
-        [sys.executable, "-m", "codesign", "hil", str(deployment), "--model", str(MODEL), "--soak", "60s", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    time.sleep(6)
+        [sys.executable, "-m", "codesign", "hil", str(deployment), "--model", str(MODEL), "--soak", "300s"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr
+    assert "EMULATED" in child.stderr.readline()
+    assert "inferences" in child.stderr.readline()  # after ten seconds
     child.send_signal(signal.SIGINT)
-    output, errors = child.communicate(timeout=30)
-    document = json.loads(output)
-    assert document["interrupted"] is True, errors
+    output, _ = child.communicate(timeout=60)
+    assert "interrupted after" in output
+    document = json.loads(Path("tiny.soak.json").read_text())
+    assert document["interrupted"] is True
     assert document["inferences"] > 0
     assert document["verdict"] == "PASS"
     assert child.returncode == 0

@@ -364,7 +364,7 @@ def test_bad_specs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown emulator 'renode'"):
         EmulatedBoard(dataclasses.replace(qemu_spec(tmp_path), kind="renode"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="nucleo_f446 has no emulator"):
-        emulator_spec(load_board("nucleo_f446"), tmp_path / "x.elf")
+        emulator_spec(dataclasses.replace(load_board("nucleo_f446"), emulator=None), tmp_path / "x.elf")
 
 
 def test_not_an_elf(tmp_path: Path) -> None:

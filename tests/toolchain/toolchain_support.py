@@ -81,9 +81,11 @@ class Device:
     def ask(self, type_: int, payload: bytes = b"") -> Frame:
         self.sequence += 1
         self.send(frame(type_, self.sequence, payload))
-        reply = self.receive()
-        assert reply.sequence == self.sequence or reply.type == 0xFF
-        return reply
+        while True:
+            reply = self.receive()
+            if reply.sequence == self.sequence or reply.type == 0xFF:
+                return reply
+            assert reply.sequence < self.sequence  # the late answer to a request that was given up
 
     def wait_until_up(self) -> Frame:
         """Asks again until the start-up code has enabled the serial port."""

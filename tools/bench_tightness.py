@@ -2,8 +2,9 @@
 
 Run it in the repository's root on models that have NAME.h5, NAME.tflite, NAME.int16.tflite and NAME.calib.npz:
 
-    python tools/train_bench_nets.py && for n in d8h16 d8h32 d28h20; do for a in int8 int16; do
-      codesign convert out/bench/$n.h5 --activations $a -o out/bench/$n$([ $a = int16 ] && echo .int16).tflite; done; done
+    python tools/train_bench_nets.py
+    codesign convert out/bench/d8h16.h5 -o out/bench/d8h16.tflite
+    codesign convert out/bench/d8h16.h5 --activations int16 -o out/bench/d8h16.int16.tflite
     python tools/bench_tightness.py --samples 20 out/bench/d8h16:int8:0.005,0.01 out/bench/d28h20:int16:0.005
 
 An argument is MODEL:int8|int16:RADIUS[,RADIUS...]; the ratios are medians of the samples' ratios.
@@ -56,9 +57,8 @@ def main() -> None:
     parser.add_argument("queries", nargs="+")
     parser.add_argument("--samples", type=int, default=20)
     arguments = parser.parse_args()
-    print(
-        "| model | activations | radius | bound | abstract lower | observed | bound/abstract | bound/observed | top-1 | CPU s |"
-    )
+    columns = "model,activations,radius,bound,abstract lower,observed,bound/abstract,bound/observed,top-1,CPU s"
+    print("| " + columns.replace(",", " | ") + " |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     with threadpool_limits(1):
         for query in arguments.queries:

@@ -66,13 +66,13 @@ def main() -> None:
         signature = tf.function(lambda v, m=model: m(v)).get_concrete_function(tf.TensorSpec((1, *shape), tf.float32))
         with tempfile.TemporaryDirectory() as folder:
             tf.saved_model.save(model, folder, signatures=signature)
-            open(f"{out}/{name}.float.tflite", "wb").write(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+            Path(f"{out}/{name}.float.tflite").write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda x=x: ([s[None]] for s in x)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
-            open(f"{out}/{name}.tflite", "wb").write(converter.convert())
+            Path(f"{out}/{name}.tflite").write_bytes(converter.convert())
 
 
 if __name__ == "__main__":

@@ -263,8 +263,9 @@ class LstmPropagation:
         forget = _Product(f, c, f"{place} forget * cell", self.recorder)
         write = _Product(i, g, f"{place} input * gate", self.recorder)
         terms = forget.value_terms + write.value_terms
+        constant: Array = forget.value_constant + write.value_constant
         new = combine(
-            terms, forget.value_constant + write.value_constant,
+            terms, constant,
             up(forget.value_noise + write.value_noise + _sum_slack(forget, write)),
             self.pool, "relaxation: cell product",
         )  # fmt: skip

@@ -263,7 +263,7 @@ class LstmPropagation:
         forget = _Product(f, c, f"{place} forget * cell", self.recorder)
         write = _Product(i, g, f"{place} input * gate", self.recorder)
         terms = forget.value_terms + write.value_terms
-        constant: Array = forget.value_constant + write.value_constant
+        constant = forget.value_constant + write.value_constant
         new = combine(
             terms, constant,
             up(forget.value_noise + write.value_noise + _sum_slack(forget, write)),
@@ -351,7 +351,7 @@ class _Product:
         x0, y0 = xb.mid, yb.mid
         spread = relaxation.product_residual(x.value, xb, y.value, yb, place, recorder)
         self.value_terms: list[tuple[Array | float, Form]] = [(x0, y.value), (y0, x.value)]
-        self.value_constant = spread.mid - x0 * y0
+        self.value_constant: Array = np.asarray(spread.mid - x0 * y0)
         self.value_noise = spread.rad
         self.value_box = product_box(xb, yb)
         # midpoints x~ = x + dx/2, y~ = y + dy/2:  d(xy) = x~ dy + dx y~
@@ -367,7 +367,7 @@ class _Product:
             (yt.mid, x.difference),
             (dx0, y_mid),
         ]
-        self.difference_constant = first.mid + second.mid - xt.mid * dy0 - dx0 * yt.mid
+        self.difference_constant: Array = np.asarray(first.mid + second.mid - xt.mid * dy0 - dx0 * yt.mid)
         self.difference_noise = first.rad + second.rad
         self.integer_box = product_box(xb + dx, yb + dy)
         self.size = np.abs(x0 * y0) + np.abs(xt.mid * dy0) + np.abs(dx0 * yt.mid) + spread.mag + first.mag + second.mag

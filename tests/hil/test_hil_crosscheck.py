@@ -79,6 +79,17 @@ def test_one_step_of_an_int16_value_is_found_and_named() -> None:
     assert "step 2, unit 1" in result["failures"][0]
 
 
+def test_a_wrong_int16_output_is_told_with_its_values() -> None:
+    model = load_model("stacked.int16")
+
+    def corrupt(layer: int, values: np.ndarray) -> np.ndarray:
+        return np.full_like(values, -32768) if layer == -1 else values
+
+    result = check(model, corrupt=corrupt)  # validated by the schema
+    assert (result["verdict"], result["summary"]["bit_exact"]) == ("FAIL", 0)
+    assert result["divergence"]["device"] == -32768
+
+
 def test_a_device_with_values_of_another_type_is_not_run(tiny: Model) -> None:
     """The same shapes and, by mistake or malice, the same hash."""
     wide = load_model("tiny.int16")

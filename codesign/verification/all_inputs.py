@@ -107,7 +107,8 @@ def all_inputs(
     share = None
     if samples is not None and len(samples):
         exact = evaluate(certification.float_network, samples, logits=True)
-        share = covered(domain, exact.reshape(len(samples), -1))
+        inside = ((samples >= result.region.lo) & (samples <= result.region.hi)).all((1, 2))
+        share = covered(domain, exact.reshape(len(samples), -1)) & inside
     error = stream_error(certification, result.region) if any_length else None
     return replace(certification, regions=(changed,)), AllInputs(domain, any_length, share, error)
 

@@ -13,8 +13,10 @@ sum of magnitudes over the corners of polygons around these sets: gates that sha
 weights against each other, and i near 1 excludes i (1 - i) being large, as |g| near 1 excludes 1 - g^2 being so. Weight
 differences, roundings, table errors over the reachable arguments and saturations enter as magnitudes.
 
-Saturation to a range that holds the float value cannot increase the difference: |clip(v) - y| <= |v - y| for y inside;
-what the float value can exceed the range by is added.
+Saturation of inputs and hidden values to a range that holds the float value cannot increase the difference: |clip(v) -
+y| <= |v - y| for y inside; what the float value can exceed the range by is added. It scales differences, though, and so
+would break the sharing of signs: cells are charged for all that saturation cuts off, and clipped gates for their slope
+there.
 
 Everything is float64 with margins: a sum of n products of magnitudes is off by at most gamma(n) relatively, signed sums
 by that of their magnitudes; sigmoid and tanh are taken within 2^-46 (`relaxation.image`).
@@ -191,7 +193,8 @@ class LayerComparison:
             h_box = product_box(o_box, relaxation.image("tanh", c_box))
         # The sum saturates as well: the path runs between clipped arguments, the rest is the function's change there.
         wide = Box(*(np.clip(e, *GATE_LIMIT) for e in (z.lo - dz, z.hi + dz)))
-        beyond = ((z.lo < GATE_LIMIT[0]) | (z.hi > GATE_LIMIT[1])) * SATURATED
+        # Where it may, slopes there are 0 in the integer network; the polygons below have them less than SATURATED off.
+        beyond = ((z.lo - dz < GATE_LIMIT[0]) | (z.hi + dz > GATE_LIMIT[1])) * up(SATURATED * (1 + dz))
         i, f, o = (relaxation.image("sigmoid", rows(wide, k, H)) for k in (0, 1, 3))
         g = relaxation.image("tanh", rows(wide, 2, H))
         c_wide = state.c.widen(state.dc)
@@ -201,7 +204,7 @@ class LayerComparison:
         # The two products saturate, then their sum.
         forget = (f.hi + e_f) * c_wide.mag + m.cell_rounding
         write = np.minimum(i.hi + e_i, 1.0) * np.minimum(g.mag + e_g, 1.0) + m.cell_rounding
-        for part in (forget, write, np.minimum(forget + write, c_box.mag)):
+        for part in (forget, write, forget + write):
             cell_error = cell_error + excess(Box(-up(part), up(part)), *m.cell_limit)
         pairs = gate_polygon(i, g)
         forgets = forget_polygon(f, c_wide)
@@ -228,7 +231,8 @@ class LayerComparison:
     def _slack(self, terms: StepTerms, sources: Array) -> Array:
         """Covers the rounding of signed sums of weights: their magnitudes' sum times a few units."""
         total = np.abs(self.shared).reshape(4, self.units, -1) @ sources + terms.noise
-        return np.asarray(1e-14 * total.sum(0))
+        largest = 1 + float(np.abs(terms.cell_vertices).max())
+        return np.asarray(1e-14 * largest * total.sum(0))
 
     def cell_difference(self, terms: StepTerms, dx: Array, dh: Array, dc: Array) -> Array:
         """Bound of |dc'|, (H,)."""

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from codegen_support import WARNINGS, activation, compile_host, dense, handmade, inputs, lstm, network, tensor
+from codegen_support import (
+    WARNINGS,
+    activation,
+    compile_host,
+    dense,
+    handmade,
+    inputs,
+    last_step,
+    lstm,
+    network,
+    tensor,
+)
 
 from codesign.codegen import generate, memory_estimate
 from codesign.errors import InputError
@@ -239,8 +250,10 @@ def test_wrong_shapes_and_types_are_refused() -> None:
     with pytest.raises(InputError, match="not a chain"):
         memory_estimate(network([op, dense(rng, tensor((4, 6), 0.1, 0), 2, per_channel=False)]))
     wide = dataclasses.replace(op.input, dtype="int16")
-    with pytest.raises(InputError, match="int8 only"):
+    with pytest.raises(InputError, match="has to be 0"):
         memory_estimate(network([dataclasses.replace(op, input=wide)]))
+    with pytest.raises(InputError, match="int8 throughout"):
+        memory_estimate(network([op, dataclasses.replace(last_step(op.output), output=wide)]))
     with pytest.raises(InputError, match="do not fit its weights"):
         memory_estimate(network([dataclasses.replace(op, R=op.R[:, :4])]))
     with pytest.raises(InputError, match="no operators"):

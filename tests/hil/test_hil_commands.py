@@ -238,12 +238,17 @@ def test_a_soak_ended_by_ctrl_c_still_reports(deployment: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
     )
-    assert child.stderr
-    assert "EMULATED" in child.stderr.readline()
-    assert "inferences" in child.stderr.readline()  # after ten seconds
-    child.send_signal(signal.SIGINT)
-    output, _ = child.communicate(timeout=60)
+    try:
+        assert child.stderr
+        assert "EMULATED" in child.stderr.readline()
+        assert "inferences" in child.stderr.readline()  # after ten seconds
+        child.send_signal(signal.SIGINT)
+        output, _ = child.communicate(timeout=60)
+    finally:
+        child.kill()
+        child.wait()
     assert "interrupted after" in output
     document = json.loads(Path("tiny.soak.json").read_text())
     assert document["interrupted"] is True

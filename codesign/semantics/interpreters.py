@@ -128,7 +128,7 @@ def _batched(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
 
 def _tflite_factory() -> tuple[str, Any]:
     # In a process that has loaded TensorFlow, tflite-runtime was seen to crash: they share native symbols.
-    if "tensorflow" in sys.modules:
+    if sys.modules.get("tensorflow") is not None:
         return "tensorflow", sys.modules["tensorflow"].lite.Interpreter
     try:
         from tflite_runtime.interpreter import Interpreter as Runtime

@@ -134,7 +134,7 @@ def test_module_crash_and_time_out_are_unknown_and_leave_the_rest_alone(fake_mod
     crash = Obligation("tanh", ((0.0, 1.0),), (0.0,), -9.25, 2.0)
     slow = Obligation("tanh", ((0.0, 1.0),), (0.0,), -8.25, 2.0)
     fine = Obligation("tanh", ((0.0, 1.0),), (0.0,), -1.0, 2.0)
-    results = prove([fine, crash, fine, slow, fine], "dreal", timeout_s=3.0)
+    results = prove([fine, crash, fine, slow, fine], "dreal", timeout_s=6.0)
     assert [r.status for r in results] == ["proved", "unknown", "proved", "unknown", "proved"]
     assert "ended with code 7" in results[1].detail
     assert "no answer in 3 s" in results[3].detail

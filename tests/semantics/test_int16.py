@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FIXTURES, mixed_inputs
 from flatmodels import Chain, patch_fixture, random_dense, random_int8, random_lstm
 from hypothesis import given
 from hypothesis import strategies as st
+from semantics_support import FIXTURES, mixed_inputs
 
 from codesign.errors import InputError
 from codesign.quantization import IntegerNetwork, IntLstm, Multiplier, read_integer_network

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import FIXTURES, mixed_inputs
+from semantics_support import FIXTURES, mixed_inputs
 
 from codesign.errors import InputError, MissingToolError
 from codesign.quantization import read_integer_network

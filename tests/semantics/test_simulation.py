@@ -6,8 +6,8 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import FIXTURES, mixed_inputs
 from flatmodels import Chain, patch_fixture, random_dense, random_lstm
+from semantics_support import FIXTURES, mixed_inputs
 
 from codesign.errors import InputError
 from codesign.quantization import IntegerNetwork, IntLstm, read_integer_network

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from conftest import FIXTURES
 from hypothesis import given
 from hypothesis import strategies as st
+from semantics_support import FIXTURES
 
 from codesign.errors import InputError
 from codesign.quantization import Multiplier, read_integer_network

@@ -1,6 +1,7 @@
 """Certificates over all inputs through the public API and the command line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_any_length_needs_the_domain(pair):
 
 
 def test_the_command_line_prints_the_statement(pair, tmp_path):
-    from conftest import FIXTURES
+    FIXTURES = Path(__file__).parents[1] / "fixtures"
 
     output = tmp_path / "c.json"
     arguments = [
@@ -86,7 +87,7 @@ def test_the_command_line_prints_the_statement(pair, tmp_path):
 
 
 def test_models_that_grow_are_refused_on_the_command_line():
-    from conftest import FIXTURES
+    FIXTURES = Path(__file__).parents[1] / "fixtures"
 
     arguments = ["certify", str(FIXTURES / "tiny.h5"), str(FIXTURES / "tiny.tflite"), "--region", "domain"]
     result = CliRunner().invoke(main, [*arguments, "--any-length", "--prove", "none", "--evaluations", "200"])

@@ -102,12 +102,17 @@ def test_facts_of_a_network_name_every_table_and_rescaling():
     networks = [read_integer_network(fixtures / "stacked.tflite", p) for p in ("tflm-double", "tflm-float")]
     facts = arithmetic_facts(networks)
     shifts = {op.cell_shift for op in networks[0].ops if hasattr(op, "cell_shift")}
-    assert {(t["function"], t["scale_log2"]) for t in facts["tables"]} == {
+    tables = [t for t in facts["tables"] if "scale_log2" in t]
+    softmax = [t for t in facts["tables"] if t["function"] == "softmax"]
+    assert len(softmax) == 1
+    assert max(softmax[0]["exp_errors"]) < 1e-4
+    assert len(tables) + len(softmax) == len(facts["tables"])
+    assert {(t["function"], t["scale_log2"]) for t in tables} == {
         ("sigmoid", -12),
         ("tanh", -12),
         *(("tanh", s) for s in shifts),
     }
-    assert all(t["arguments"] == 65536 and t["lower"] < 0 < t["upper"] < 1e-4 for t in facts["tables"])
+    assert all(t["arguments"] == 65536 and t["lower"] < 0 < t["upper"] < 1e-4 for t in tables)
     lstms = sum(hasattr(op, "cell_shift") for op in networks[0].ops)
     uses = [r["use"] for r in facts["rescalings"]]
     assert uses.count("forget gate * cell") == 2 * lstms

@@ -25,7 +25,6 @@ from codesign.verification.align import align
 from codesign.verification.region_files import load_regions
 
 Progress = Callable[[str, int, int], None]  # stage, done, total (0: not known)
-STAGES = ("convert", "certify", "build", "hil", "sign off")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 Int8Array = npt.NDArray[np.int8]
-Int32Array = npt.NDArray[np.int32]
 ActivationArray = npt.NDArray[Any]  # int8 or int16, as the network's activations are
 BiasArray = npt.NDArray[Any]  # int32 where activations are int8, int64 where they are int16
 Activations = Literal["int8", "int16"]

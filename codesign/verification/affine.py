@@ -98,6 +98,11 @@ class Box:
     def rows(self, part: slice) -> Box:
         return Box(self.lo[:, part], self.hi[:, part])
 
+    @staticmethod
+    def joined(boxes: Sequence[Box]) -> Box:
+        """The boxes' coordinates one after the other."""
+        return Box(np.concatenate([b.lo for b in boxes], axis=1), np.concatenate([b.hi for b in boxes], axis=1))
+
     def __add__(self, other: Box) -> Box:
         lo, hi = self.lo + other.lo, self.hi + other.hi
         return Box(lo - up(2 * UNIT * np.abs(lo)), hi + up(2 * UNIT * np.abs(hi)))

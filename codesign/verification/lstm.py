@@ -125,10 +125,6 @@ def layer_weights(layer: Lstm, op: IntLstm, variants: Sequence[IntLstm] = ()) ->
     )  # fmt: skip
 
 
-def _join(a: Array, b: Array) -> Array:
-    return np.concatenate([a, b], axis=1)
-
-
 class LstmPropagation:
     """Runs one layer over a sequence; `steps` gives the pairs of hidden states."""
 
@@ -235,8 +231,7 @@ class LstmPropagation:
             self.pool,
             "gate differences: relaxation, rounding, tables",
         )
-        image = Box(*(np.concatenate([getattr(p[2], end) for p in parts], axis=1) for end in ("lo", "hi")))
-        d_image = Box(*(np.concatenate([getattr(p[3], end) for p in parts], axis=1) for end in ("lo", "hi")))
+        image, d_image = Box.joined([p[2] for p in parts]), Box.joined([p[3] for p in parts])
         gate_box = gates.box.meet(image.lo, image.hi)
         d_gate_box = d_gates.box.meet(d_image.lo, d_image.hi)
         return gates, gate_box, d_gates, d_gate_box

@@ -87,14 +87,14 @@ def propagate(
 
 def _finish(rows: list[Pair], final_softmax: IntActivation | None, pool: Pool) -> Enclosure:
     margins = tuple(head.margins(row) for row in rows)
-    logits = _stack([row.value_box for row in rows])
-    difference = _stack([row.difference_box for row in rows])
+    logits = Box.joined([row.value_box for row in rows])
+    difference = Box.joined([row.difference_box for row in rows])
     output, output_difference, output_margins = logits, difference, None
     output_sums = sums = np.stack([sum_of_magnitudes(row.difference, row.difference_box) for row in rows], axis=1)
     if final_softmax is not None:
         bounds = [head.softmax(final_softmax, m) for m in margins]
-        output = _stack([b.value for b in bounds])
-        output_difference = _stack([b.difference for b in bounds])
+        output = Box.joined([b.value for b in bounds])
+        output_difference = Box.joined([b.difference for b in bounds])
         output_margins = tuple(head.softmax_margins(final_softmax, m) for m in margins)
         sums_of = [probability_sum(b.difference, final_softmax, m) for b, m in zip(bounds, margins, strict=True)]
         output_sums = np.stack(sums_of, axis=1)
@@ -124,10 +124,6 @@ def _sources(rows: list[Pair], pool: Pool) -> tuple[dict[str, float], ...]:
     return tuple(result)
 
 
-def _stack(boxes: Sequence[Box]) -> Box:
-    return Box(np.concatenate([b.lo for b in boxes], axis=1), np.concatenate([b.hi for b in boxes], axis=1))
-
-
 def _concatenate_forms(forms: Sequence[Form]) -> Form:
     width = max(f.generators.shape[-1] for f in forms)
     padded = [np.pad(f.generators, ((0, 0), (0, 0), (0, width - f.generators.shape[-1]))) for f in forms]
@@ -147,8 +143,8 @@ def _reshape(rows: list[Pair], shape: tuple[int, ...]) -> list[Pair]:
     whole = Pair(
         _concatenate_forms([r.value for r in rows]),
         _concatenate_forms([r.difference for r in rows]),
-        _stack([r.value_box for r in rows]),
-        _stack([r.difference_box for r in rows]),
+        Box.joined([r.value_box for r in rows]),
+        Box.joined([r.difference_box for r in rows]),
     )
     parts = [slice(k * width, (k + 1) * width) for k in range(count)]
     return [

@@ -132,11 +132,8 @@ def relax(function: Function, z: Box, place: str, recorder: Recorder | None) -> 
 
 
 def relax_difference(function: Function, z: Box, d: Box, place: str, recorder: Recorder | None) -> DifferencePlane:
-    """Relax D over a box: least-squares slopes on a 5 x 5 grid, or the same without z, whichever bounds D tighter.
-
-    A slope in z keeps the correlation with z but spreads alpha z over the noise symbols of z; so it is charged for the
-    radius it adds.
-    """
+    """Relax D over a box: least-squares slopes on a 5 x 5 grid, or the same without a slope in z, whichever leaves the
+    smaller residual."""
     zm, zr, dm, dr = z.mid, z.rad, d.mid, d.rad
     total_z, total_d = np.zeros_like(zm), np.zeros_like(zm)
     for u in _GRID:
@@ -154,8 +151,7 @@ def relax_difference(function: Function, z: Box, d: Box, place: str, recorder: R
     residual = sigmoid_diff_plane_residual if function == "sigmoid" else tanh_diff_plane_residual
     alphas = np.stack([slope_z, np.zeros_like(slope_z)])
     lo, hi = residual(z.lo, z.hi, d.lo, d.hi, alphas, slope_d)
-    cost = hi - lo + Z_SLOPE_COST * np.abs(alphas) * zr
-    first = cost[0] <= cost[1]
+    first = hi[0] - lo[0] <= hi[1] - lo[1]
     slope_z, low, high = (np.where(first, a[0], a[1]) for a in (alphas, lo, hi))
     low, high = _provable(low, high)
     if recorder is not None:
@@ -163,10 +159,6 @@ def relax_difference(function: Function, z: Box, d: Box, place: str, recorder: R
         recorder.add(RelaxationBatch(kind, place, (z.lo, d.lo), (z.hi, d.hi), (slope_z, slope_d), low, high))
     box = Box(low, high)
     return DifferencePlane(slope_z, slope_d, box.mid, box.rad)
-
-
-# Charge for a z slope, in units of |slope| * radius of z: see docs/verifier.md for the measurement.
-Z_SLOPE_COST = 0.0
 
 
 def _provable(lo: Array, hi: Array) -> tuple[Array, Array]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING
+
+from codesign.text import upward
 
 if TYPE_CHECKING:
     from codesign.signoff.evidence import Region
+
+__all__ = ["bound_statements", "median", "number", "some", "top1_notes", "upward"]
 
 _NAMED = 5  # how many samples or regions a sentence names
 
@@ -19,11 +22,6 @@ def some(names: Sequence[object], what: str) -> str:
 
 def number(value: float) -> str:
     return f"{value:.4g}"
-
-
-def upward(value: float, digits: int = 4) -> str:
-    """`value` in `digits` significant digits, rounded up: a bound that is printed is still one."""
-    return f"{float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(value))):.{digits}g}"
 
 
 def median(ordered: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,18 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.network import evaluate
+from codesign.proof.statement import ALL_INPUTS_METHOD, all_inputs_statement, sentences
 from codesign.quantization.integer import ActivationArray, IntegerNetwork
 from codesign.semantics import dequantize, quantize
 from codesign.verification.affine import Array, Box, require_round_to_nearest
 from codesign.verification.align import align
+from codesign.verification.audit import discharge
 from codesign.verification.certify import Certification
+from codesign.verification.criteria import Status, proofs
 from codesign.verification.domain import DomainEnclosure, covered, enclose_domain
 from codesign.verification.regions import Region
 from codesign.verification.rescaling import effective_network
+from codesign.verification.same_class import same_class_margin
 from codesign.verification.streams import float_stream, integer_stream
 
-METHOD = "elementwise comparison system over the domain"
 STREAMS, STREAM_STEPS = 32, 1000
+_AUDIT = 1 << 20  # a stream of random numbers of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,42 +37,47 @@ class AllInputs:
     any_length: bool
     covered: npt.NDArray[np.bool_] | None
     stream_error: float | None
+    samples_sha256: str | None = None
+
+    @property
+    def logit_bound(self) -> Array:
+        """As it is stated, with room for a checker's rounding."""
+        bound = self.domain.logit_bound
+        return published(Box(-bound, bound)).hi
 
     @property
     def bound(self) -> float:
-        return float(self.domain.logit_bound.max())
+        return float(self.logit_bound.max())
+
+    @property
+    def margin(self) -> float:
+        """The float logits' margin above which the class is the same (inf: none)."""
+        return same_class_margin(self.domain) * (1 + 4 * RELATIVE_ROOM) + MARGIN_ROOM
 
     def to_json(self) -> dict[str, Any]:
         share = None if self.covered is None else float(self.covered.mean())
-        return {
-            "statement": self.statement(),
-            "method": METHOD,
+        data = {
+            "method": ALL_INPUTS_METHOD,
             "any_length": self.any_length,
-            "logit_bound": self.domain.logit_bound.tolist(),
+            "logit_bound": self.logit_bound.tolist(),
+            "same_class_margin": self.margin if np.isfinite(self.margin) else None,
             "covered_share": share,
             "covered_samples": None if self.covered is None else int(self.covered.sum()),
             "samples": None if self.covered is None else len(self.covered),
+            "samples_sha256": self.samples_sha256,
             "contraction": [c.to_json() for c in self.domain.contractions],
             "stream_error": self.stream_error,
         }
+        return {"statement": all_inputs_statement(data), **data}
 
     def describe(self, document: dict[str, Any]) -> dict[str, Any]:
         """The certificate's document with this statement in it."""
-        claim = str(document["claim"])
-        if self.any_length:
-            claim = claim.replace("every float32 input inside", "every sequence of any number of float32 inputs inside")
-        return {**document, "method": METHOD, "claim": claim, "all_inputs": self.to_json()}
+        claim = sentences(document["regions"], self.any_length)
+        return {**document, **claim, "method": ALL_INPUTS_METHOD, "all_inputs": self.to_json()}
 
     def statement(self) -> str:
         """What the certificate says, in words."""
-        inputs = "every sequence of inputs of any length" if self.any_length else "every possible input"
-        share = ""
-        if self.covered is not None:
-            share = f" ({100 * float(self.covered.mean()):.1f} % of the {len(self.covered)} samples)"
-        return (
-            f"for {inputs} of the domain the board's logits are within {self.bound:.4g} of the float model's; wherever "
-            f"the float model's margin exceeds {2 * self.bound:.4g} the class is the same{share}"
-        )
+        return str(self.to_json()["statement"])
 
 
 def all_inputs(
@@ -87,30 +97,69 @@ def all_inputs(
     network = effective_network(certification.integer_network)
     stages = align(certification.float_network, network)
     others = [effective_network(v) for v in variants]
-    domain = enclose_domain(stages, network, result.region, others, any_length)
-    e = domain.enclosure
-    difference, output = e.output_difference, e.output
-    logit = domain.logit_bound
-    if not any_length:
-        difference = difference.meet(result.lower[None], result.upper[None])
-        output = output.meet(result.output_lo[None], result.output_hi[None])
-        logit = np.minimum(logit, result.logit_bound)
-    bound = float(np.maximum(-difference.lo, difference.hi).max())
-    epsilon, status = certification.options.criteria.epsilon, result.epsilon
-    if epsilon is not None and status != "refuted":
-        status = "proved" if bound <= epsilon else "unknown"
-    changed = replace(
-        result, lower=difference.lo[0], upper=difference.hi[0], logit_bound=logit, output_lo=output.lo[0],
-        output_hi=output.hi[0], epsilon=status, sources=e.sources[0], reason=_reason(result.top1, status),
-        trace=None,
-    )  # fmt: skip
+    recorder = Recorder()
+    domain = enclose_domain(stages, network, result.region, others, any_length, recorder)
+    options = certification.options
+    rng = np.random.default_rng([options.seed, _AUDIT])
+    proof = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng)
+    alone = any_length or result.trace is None  # no zonotope's bounds beside, or not for this claim
+    if not alone:
+        proof.join(certification.proof)
+    changed = _judged(result, domain, options, alone)
     share = None
     if samples is not None and len(samples):
         exact = evaluate(certification.float_network, samples, logits=True)
         inside = ((samples >= result.region.lo) & (samples <= result.region.hi)).all((1, 2))
         share = covered(domain, exact.reshape(len(samples), -1)) & inside
     error = stream_error(certification, result.region) if any_length else None
-    return replace(certification, regions=(changed,)), AllInputs(domain, any_length, share, error)
+    return (
+        replace(certification, regions=(changed,), proof=proof),
+        AllInputs(domain, any_length, share, error, _digest(samples)),
+    )
+
+
+def _judged(result: RegionResult, domain: DomainEnclosure, options: Options, alone: bool) -> RegionResult:
+    """The region's bounds, statuses and facts: by the comparison system, and unless `alone` by the zonotope as well."""
+    e = domain.enclosure
+    difference, output, logits = (published(box) for box in (e.output_difference, e.output, e.logit_difference))
+    logit = np.maximum(-logits.lo[0], logits.hi[0])
+    if not alone:
+        difference = difference.meet(result.lower[None], result.upper[None])
+        output = output.meet(result.output_lo[None], result.output_hi[None])
+        logit = np.minimum(logit, result.logit_bound)
+    bound = np.maximum(-difference.lo[0], difference.hi[0])
+    criteria, epsilon = options.criteria, result.epsilon
+    if criteria.epsilon is not None and epsilon != "refuted":
+        epsilon = "proved" if float(bound.max()) <= criteria.epsilon else "unknown"
+    proved, classes = top1_proved(e)
+    kept = proofs(criteria, e.margins, e.softmax)
+    orders = {name: _status(bool(kept[name][0]), status, alone) for name, status in result.orders.items()}
+    top1 = _status(bool(proved[0]), result.top1, alone)
+    told = facts(e, 0, bound, logit, classes[0])
+    if not alone:
+        told = replace(
+            told, norms=told.norms.least(result.facts.norms), logit_norms=told.logit_norms.least(result.facts.logit_norms),
+            margins=result.facts.margins, step_bound=result.facts.step_bound,
+        )  # fmt: skip
+    trace = Trace((), np.zeros(0), np.zeros(0, bool)) if alone or result.trace is None else result.trace
+    return replace(
+        result, lower=difference.lo[0], upper=difference.hi[0], logit_bound=logit, output_lo=output.lo[0],
+        output_hi=output.hi[0], epsilon=epsilon, sources=e.sources[0], reason=_reason(top1, epsilon), orders=orders,
+        top1=top1, top1_class=int(classes[0][0]) if top1 == "proved" and len(classes[0]) == 1 else None, facts=told,
+        trace=replace(trace, states=domain.states),
+    )  # fmt: skip
+
+
+def _status(proved: bool, before: Status, alone: bool) -> Status:
+    """A status by the comparison system, given the zonotope's, which does not count where the system stands alone."""
+    if proved or before == "refuted":
+        return "proved" if proved else "refuted"
+    return "unknown" if alone else before
+
+
+def _digest(samples: npt.NDArray[np.float32] | None) -> str | None:
+    """SHA-256 of the samples that a covered share is about."""
+    return None if samples is None else hashlib.sha256(np.ascontiguousarray(samples, "<f4").tobytes()).hexdigest()
 
 
 def _reason(top1: str, epsilon: str | None) -> str:

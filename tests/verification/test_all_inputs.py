@@ -13,11 +13,13 @@ from codesign.errors import InputError
 from codesign.network import evaluate
 from codesign.quantization import Calibration
 from codesign.semantics import dequantize, quantize_input, simulate
+from codesign.text import upward
 from codesign.verification import Criteria, Options
 from codesign.verification.align import align
 from codesign.verification.domain import covered, enclose_domain
 from codesign.verification.regions import domain_region
 from codesign.verification.rescaling import effective_network
+from codesign.verification.same_class import same_class_margin
 
 OPTIONS = Options(proof="none", evaluations=200)
 
@@ -28,7 +30,9 @@ def test_the_statement_and_the_region_agree(pair):
     (region,), stated = document["regions"], document["all_inputs"]
     assert max(region["logit_bound"]) <= max(stated["logit_bound"])
     assert stated["samples"] == len(data.x)
-    assert f"{max(stated['logit_bound']):.4g}" in stated["statement"]
+    assert upward(max(stated["logit_bound"])) in stated["statement"]
+    assert upward(stated["same_class_margin"]) in stated["statement"]
+    assert 2 * max(stated["logit_bound"]) < stated["same_class_margin"]
     assert region["observed_max"] <= region["bound_max"]
     rng = np.random.default_rng(0)
     x = rng.uniform(-0.1, 0.1, (2000, *network.input_shape)).astype(np.float32)
@@ -44,6 +48,23 @@ def test_epsilon_is_judged_by_the_tighter_bound(pair):
         options = Options(Criteria(epsilon), proof="none", evaluations=200)
         again = api.certify(network, integer, data, region="domain", domain=(-0.05, 0.05), options=options)
         assert again["criteria"]["epsilon_verdict"] == verdict
+
+
+@pytest.mark.parametrize(("name", "width"), [("tiny", 0.01), ("logits", 0.02), ("stacked", 0.01)])
+def test_above_the_stated_margin_the_class_is_the_same(pair, name, width):
+    """Logits are moved apart by their order alone: every sample whose margin is above the stated one is covered."""
+    network, integer, _data = pair(name)
+    features = network.input_shape[1]
+    region = domain_region((np.full(features, -width), np.full(features, width)), network.input_shape[0])
+    effective = effective_network(integer)
+    found = enclose_domain(align(network, effective), effective, region)
+    margin = same_class_margin(found)
+    classes = found.enclosure.margins[0].value.lo.shape[1]
+    rng = np.random.default_rng(0)
+    for above, wanted in ((1.001, True), (0.3, False)):
+        logits = np.sort(rng.uniform(-5, 0, (200, classes)))[:, ::-1].copy()
+        logits[:, 0] = logits[:, 1] + above * margin
+        assert covered(found, logits).all() == wanted
 
 
 def test_covered_samples_have_the_same_class(pair):

@@ -3,6 +3,7 @@ or time, no file written elsewhere, no code run from a file.
 
 Usage: python tools/fuzz_loaders.py [--share 1.0] [--seed 1] [--jobs 2] [LOADER ...]
 A share of 1 is at least 10^6 cases over all loaders. Exit code 1: a defect was found; its input is kept in this folder.
+The loaders are in tools/fuzz_targets.py. Each runs in a process whose address space is limited.
 """
 
 from __future__ import annotations
@@ -20,173 +21,41 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-FIXTURES = ROOT / "tests" / "fixtures"
+from fuzz_targets import JSON, loader, mutate_json, seeds
+
 MEMORY_MB = 2048
 SECONDS_A_CASE = 30
 
-# What no loader of data may do. HDF5 files are read in a child process of the tool's own.
+# What no loader of data may do. The tool reads HDF5 files in a child process.
 FORBIDDEN = (
     "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class", "socket.connect",
     "shutil.rmtree", "os.remove", "os.rename", "os.symlink", "os.link", "os.chmod", "exec", "marshal.loads", "import",
 )  # fmt: skip
-CHILD_PROCESS = ("h5", "keras")
+CHILD_PROCESS = ("h5_spawned",)
 SPAWNING = ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.exec", "os.remove", "shutil.rmtree", "import")
 
 # Cases at a share of 1.
 RUNS = {
-    "frames": 680_000,
-    "board": 80_000,
-    "int8": 40_000,
-    "float_tflite": 40_000,
-    "certificate": 20_000,
-    "hil": 40_000,
-    "signoff": 40_000,
+    "frames": 500_000,
+    "board": 110_000,
+    "regions": 30_000,
+    "int8": 60_000,
+    "float_tflite": 60_000,
+    "certificate": 50_000,
+    "hil": 50_000,
+    "signoff": 30_000,
     "journal": 50_000,
     "calibration": 10_000,
-    "elf": 5_000,
-    "keras": 1_000,
-    "h5": 200,
+    "calibration_array": 20_000,
+    "proof": 10_000,
+    "proof_array": 20_000,
+    "elf": 10_000,
+    "keras": 10_000,
+    "keras_config": 30_000,
+    "keras_weights": 15_000,
+    "h5": 15_000,
+    "h5_spawned": 100,
 }
-
-
-def seeds(name: str) -> list[bytes]:
-    """Valid content, from which the fuzzer starts."""
-    if name == "board":
-        return [path.read_bytes() for path in sorted((ROOT / "boards").glob("*.toml"))]
-    if name in ("int8", "float_tflite"):
-        pattern = "*.float.tflite" if name == "float_tflite" else "*.tflite"
-        return [p.read_bytes() for p in sorted(FIXTURES.glob(pattern)) if p.stat().st_size < 20_000]
-    if name == "h5":
-        return [(FIXTURES / "tiny.h5").read_bytes()]
-    if name == "keras":
-        return [(ROOT / "models" / "digits.keras").read_bytes()]
-    if name == "calibration":
-        return [(FIXTURES / "tiny.calib.npz").read_bytes()]
-    if name == "elf":
-        return [_small_elf()]
-    if name == "frames":
-        sys.path.insert(0, str(ROOT / "tests" / "hil"))
-        from fake_device import frame
-
-        return [frame(kind, 7, bytes(range(80))) for kind in (0x81, 0x82, 0x83, 0x84, 0x85, 0xFF)]
-    return [(FIXTURES.parent / "hil" / "seeds" / name).read_bytes()]
-
-
-def _small_elf() -> bytes:
-    """Little more than the constants that a firmware is known by."""
-    source = (
-        "const unsigned char build_id[16] = {1}; const unsigned char model_hash[32] = {2};"
-        'const char board_name[] = "mps2_an385";'
-        "int start(void) { return build_id[0] + model_hash[0] + board_name[0]; }"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            "arm-none-eabi-gcc",
-            "-mcpu=cortex-m3",
-            "-nostdlib",
-            "-Wl,-e,start",
-            "-x",
-            "c",
-            "-",
-            "-o",
-            f"{folder}/x",
-        ]
-        subprocess.run(command, input=source, text=True, check=True, capture_output=True)
-        return (Path(folder) / "x").read_bytes()
-
-
-def loader(name: str, folder: Path) -> Callable[[bytes], Any]:
-    """The function under test: bytes of a file -> anything, or a CodesignError."""
-    suffix = {"board": ".toml", "h5": ".h5", "keras": ".keras", "calibration": ".npz", "elf": ".elf"}
-    path = folder / f"case{suffix.get(name, '.tflite' if 'tflite' in name or name == 'int8' else '.json')}"
-
-    def through_a_file(load: Callable[[Path], Any]) -> Callable[[bytes], Any]:
-        def run(data: bytes) -> Any:
-            path.write_bytes(data)
-            return load(path)
-
-        return run
-
-    if name == "frames":
-        return _frames
-    if name == "hil":
-        return _hil
-    if name == "board":
-        from codesign.toolchain import load_board
-        from codesign.toolchain.project import _config_header, _manifest, _memory_script, _platformio_ini
-
-        def board(file: Path) -> None:
-            found = load_board(file)
-            for write in (_memory_script, _manifest, _platformio_ini, lambda b: _config_header(b, "00" * 16)):
-                write(found)
-
-        return through_a_file(board)
-    if name == "int8":
-        from codesign.quantization import read_integer_network
-
-        return through_a_file(read_integer_network)
-    if name in ("float_tflite", "h5", "keras"):
-        from codesign.network import load_network
-
-        return through_a_file(load_network)
-    if name == "calibration":
-        from codesign.quantization import load_calibration
-
-        return through_a_file(lambda file: load_calibration(file, (4, 3)))
-    if name == "certificate":
-        from codesign.certificate import load_certificate
-        from codesign.hil.deployment import certified_regions
-        from codesign.quantization import read_integer_network
-
-        network = read_integer_network(FIXTURES / "tiny.tflite")
-        return through_a_file(lambda file: certified_regions(load_certificate(file), network))
-    if name == "signoff":
-        from codesign.hil import deployment
-
-        (folder / "deployment").mkdir(exist_ok=True)
-        path = folder / "deployment" / "signoff.json"
-        return through_a_file(lambda file: deployment.load_deployment(file.parent, FIXTURES / "tiny.h5"))
-    if name == "journal":
-        from codesign.hil import Journal
-
-        return through_a_file(lambda file: Journal(file, {"a": 1}, resume=True).close())
-    if name == "elf":
-        from codesign.toolchain import load_board, read_firmware
-
-        mps2 = load_board("mps2_an385")
-        return through_a_file(lambda file: read_firmware(file, mps2))
-    raise ValueError(name)
-
-
-def _frames(data: bytes) -> None:
-    from codesign.errors import CodesignError
-    from codesign.hil import protocol
-
-    decoder = protocol.Decoder()
-    half = len(data) // 2
-    for frame in [*decoder.feed(data[:half]), *decoder.feed(data[half:]), *decoder.flush()]:
-        assert protocol.encode(frame) in data
-    for parse in (
-        protocol.parse_identity, protocol.parse_inference, protocol.parse_trace_step, protocol.parse_metrics
-    ):  # fmt: skip
-        for payload in (data, data[7:-4]):
-            try:
-                parse(payload)
-            except CodesignError:
-                continue
-
-
-def _hil(data: bytes) -> None:
-    import json
-
-    from codesign.hil import validate_result
-
-    try:
-        document = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return
-    validate_result(document)
 
 
 class Guard:
@@ -217,6 +86,8 @@ class Guard:
 
 def child(name: str, runs: int, seed: int) -> None:
     """Fuzz one loader in this process; ends it."""
+    import unicodedata  # noqa: F401  Python's parser of literals, which numpy uses, imports it on first use
+
     import atheris
 
     with atheris.instrument_imports(include=["codesign", "tflite", "flatbuffers", "elftools", "tomllib"]):
@@ -233,6 +104,7 @@ def child(name: str, runs: int, seed: int) -> None:
     for number, content in enumerate(examples):
         (corpus / str(number)).write_bytes(content)
     guard = Guard(name, folder)
+    limit_memory()
 
     def case(data: bytes) -> None:
         guard.active = True
@@ -243,15 +115,26 @@ def child(name: str, runs: int, seed: int) -> None:
         if guard.seen:
             raise AssertionError(f"the loader {name} did what it must not: {guard.seen[0]}")
 
+    def mutated(data: bytes, longest: int, seed: int) -> bytes:
+        changed = mutate_json(data, longest, seed) if seed % 4 else None
+        return atheris.Mutate(data, longest) if changed is None else changed
+
     longest = max(map(len, examples)) + 4096
-    atheris.Setup(
-        [
-            name, f"-runs={runs}", f"-seed={seed}", f"-max_len={longest}", f"-rss_limit_mb={MEMORY_MB}",
-            f"-timeout={SECONDS_A_CASE}", f"-artifact_prefix={name}-", str(corpus),
-        ],
-        case,
-    )  # fmt: skip
+    options = [
+        name, f"-runs={runs}", f"-seed={seed}", f"-max_len={longest}", f"-rss_limit_mb={MEMORY_MB}",
+        f"-timeout={SECONDS_A_CASE}", f"-artifact_prefix={name}-", str(corpus),
+    ]  # fmt: skip
+    atheris.Setup(options, case, **({"custom_mutator": mutated} if name in JSON else {}))
     atheris.Fuzz()
+
+
+def limit_memory() -> None:
+    """An allocation that would take this process MEMORY_MB beyond what it has now fails."""
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (MEMORY_MB << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def load_or_refuse(load: Callable[[bytes], Any], data: bytes, refusal: type[Exception]) -> None:

@@ -96,13 +96,8 @@ def _network(config: Any, weights: WeightReader, name: str, sha256: str, source:
 def _read_hdf5(content: bytes) -> _Hdf5:
     if find_spec("h5py") is None:
         raise MissingToolError("reading Keras files needs h5py: install it with pip install h5py")
-    command = [sys.executable, str(Path(__file__).with_name("_hdf5_dump.py"))]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(
-            command, input=content, capture_output=True, env=environment, timeout=HDF5_TIMEOUT_SECONDS, check=True
-        )
-        with np.load(io.BytesIO(done.stdout), allow_pickle=False) as archive:
+        with np.load(io.BytesIO(_dumped(content)), allow_pickle=False) as archive:
             index = json.loads(archive["index"].tobytes())
             datasets = {
                 path: _Dataset(tuple(shape), status, archive[str(i)] if status == "stored" else None)
@@ -111,6 +106,15 @@ def _read_hdf5(content: bytes) -> _Hdf5:
     except Exception as error:  # an exception, a crash or a time-out in the HDF5 library
         raise InputError(_DAMAGED) from error
     return _Hdf5(index["attributes"], datasets)
+
+
+def _dumped(content: bytes) -> bytes:
+    """`_hdf5_dump.dump`, in a child process; an exception where that fails."""
+    command = [sys.executable, str(Path(__file__).with_name("_hdf5_dump.py"))]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, input=content, capture_output=True, env=environment, timeout=HDF5_TIMEOUT_SECONDS, check=True
+    ).stdout
 
 
 def _weights_by_name(found: dict[str, _Dataset], spec: WeightSpec) -> dict[str, Float32Array]:

@@ -87,7 +87,10 @@ def _read_arrays(path: Path, recipe: str) -> dict[str, npt.NDArray[np.generic]]:
                 if info.filename in ("x.npy", "y.npy") and info.file_size > 8 * MAX_VALUES:
                     raise InputError(f"calibration file {path}: {info.filename} is too large; use fewer samples")
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in ("x", "y") if name in archive.files}
+            arrays = {name: archive[name] for name in ("x", "y") if name in archive.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("numpy gives a member without an array's header as bytes")
+        return arrays
     except InputError:
         raise
     except Exception as error:  # numpy and zipfile raise many types on damaged files

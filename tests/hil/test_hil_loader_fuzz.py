@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_device import frame
 from hil_support import FIXTURES
@@ -20,6 +23,7 @@ from codesign.errors import CodesignError
 from codesign.hil import Journal, protocol, validate_result
 from codesign.hil.deployment import certified_regions
 from codesign.network import load_network
+from codesign.proof.proof_file import ProofFile, pack, unpack
 from codesign.quantization import load_calibration, read_integer_network
 from codesign.resources import resource_dir
 from codesign.toolchain import list_boards, load_board
@@ -185,6 +189,38 @@ def test_float_models(content: bytes) -> None:
 @settings(SETTINGS, max_examples=100)
 def test_calibration_files(content: bytes) -> None:
     refused_or_fine(lambda path: load_calibration(path, (4, 3)), content, "x.npz")
+
+
+@pytest.mark.parametrize("member", [b"", b"no array", b"\x93NUMPY\x01\x00"])
+def test_archives_with_members_that_are_no_arrays(member: bytes, tmp_path: Path) -> None:
+    """numpy gives a member without an array's header as bytes."""
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", member)
+    with pytest.raises(CodesignError, match=r"is not a readable \.npz file"):
+        load_calibration(path, (4, 3))
+
+
+PROOF = pack(ProofFile({"steps": []}, *np.zeros((2, 2, 4, 3)), np.zeros((2, 5)), np.zeros((2, 3), bool)))
+
+
+@given(mutated_bytes(PROOF), st.sampled_from(["", "header.npy", "lo.npy", "slopes.npy"]), st.binary(max_size=200))
+@settings(SETTINGS, max_examples=100)
+def test_proof_files(content: bytes, member: str, inside: bytes) -> None:
+    """Damaged archives, and sound ones with a member that is none."""
+    if member:
+        with zipfile.ZipFile(io.BytesIO(PROOF)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()} | {member: inside}
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, stored in members.items():
+                archive.writestr(name, stored)
+        content = buffer.getvalue()
+    try:
+        unpack(content)
+    except ValueError:
+        return
+    assert not member
 
 
 @given(mutated_bytes((FIXTURES / "tiny.h5").read_bytes()))

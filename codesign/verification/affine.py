@@ -48,22 +48,32 @@ class Pool:
     `resets` remembers which units `reset_wide` gave up, (B, n) a call: a replay has to do the same.
     """
 
-    blocks: list[tuple[str, int, int]] = field(default_factory=list)
+    blocks: list[tuple[tuple[str, ...], int, int, Array | None]] = field(default_factory=list)
     resets: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     size: int = 0
 
-    def allocate(self, count: int, source: str) -> int:
+    def allocate(self, count: int, source: str | Sequence[str], shares: Array | None = None) -> int:
+        """The first of `count` new symbols; `shares` (B, count, sources): the parts of several sources in each."""
         start = self.size
-        self.blocks.append((source, start, count))
+        self.blocks.append(((source,) if isinstance(source, str) else tuple(source), start, count, shares))
         self.size += count
         return start
 
-    def contributions(self, weights: Array) -> dict[str, Array]:
-        """Sum |generators| (..., K) by source."""
+    def contributions(self, weights: Array, region: int) -> dict[str, Array]:
+        """Sum |generators| (..., K) of a region by source."""
         totals: dict[str, Array] = {}
-        for source, start, count in self.blocks:
-            part = np.abs(weights[..., start : start + count]).sum(-1)
-            totals[source] = totals[source] + part if source in totals else part
+        magnitude = np.abs(weights)
+        for sources, start, count, shares in self.blocks:
+            part = magnitude[..., start : start + count]
+            if part.shape[-1] < count:
+                break  # the form is older than these symbols
+            if shares is None:
+                sums = part.sum(-1)[..., None]
+            else:
+                whole = shares[region].sum(-1, keepdims=True)
+                sums = part @ (shares[region] / np.where(whole > 0, whole, 1.0))
+            for k, source in enumerate(sources):
+                totals[source] = totals[source] + sums[..., k] if source in totals else sums[..., k]
         return totals
 
 
@@ -95,7 +105,7 @@ class Box:
             raise ArithmeticError("two enclosures of the same value are disjoint: one of them is unsound")
         return Box(low, high)
 
-    def rows(self, part: slice) -> Box:
+    def rows(self, part: slice | int) -> Box:
         return Box(self.lo[:, part], self.hi[:, part])
 
     @staticmethod

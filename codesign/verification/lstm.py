@@ -19,23 +19,31 @@ import numpy as np
 from codesign.network.model import Lstm
 from codesign.quantization.integer import IntLstm
 from codesign.verification import relaxation, rounding
-from codesign.verification.affine import (
-    UNIT,
-    Array,
-    Box,
-    Form,
-    Matrix,
-    Pool,
-    combine,
-    linear,
-    product_box,
-    reset_wide,
-    up,
-)
+from codesign.verification.affine import UNIT, Array, Box, Form, Matrix, Pool, gamma, product_box, up
 from codesign.verification.relaxation import Recorder
+from codesign.verification.unit_forms import (
+    CELL,
+    D_CELL,
+    D_GATE,
+    GATE,
+    NEW_CELL,
+    NEW_D_CELL,
+    NEW_D_GATE,
+    NEW_D_HIDDEN,
+    NEW_D_TANH,
+    NEW_GATE,
+    NEW_HIDDEN,
+    NEW_TANH,
+    UnitForm,
+    UnitRows,
+    combined,
+    joined,
+    stacked,
+    summed,
+)
 
 GATE_LIMIT = (-8.0, 8.0 - rounding.GATE_STEP)
-_GATE_NAMES = ("input gate", "forget gate", "cell gate", "output gate")
+_RESET = 1.3  # a form wider than its box by this factor is replaced by the box
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +133,38 @@ def layer_weights(layer: Lstm, op: IntLstm, variants: Sequence[IntLstm] = ()) ->
     )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class _UnitPair:
+    """`Pair` within a step: a stack (B, m, H) or a single value a unit (B, H)."""
+
+    value: UnitForm
+    difference: UnitForm
+    value_box: Box
+    difference_box: Box
+
+    def __getitem__(self, k: int) -> _UnitPair:
+        return _UnitPair(self.value[k], self.difference[k], self.value_box.rows(k), self.difference_box.rows(k))
+
+    @property
+    def integer_box(self) -> Box:
+        return self.value_box + self.difference_box
+
+
+def _stack(pairs: Sequence[_UnitPair]) -> _UnitPair:
+    return _UnitPair(
+        stacked([p.value for p in pairs]),
+        stacked([p.difference for p in pairs]),
+        _stacked_box([p.value_box for p in pairs]),
+        _stacked_box([p.difference_box for p in pairs]),
+    )
+
+
+def _stacked_box(boxes: Sequence[Box]) -> Box:
+    return Box(np.stack([b.lo for b in boxes], axis=1), np.stack([b.hi for b in boxes], axis=1))
+
+
 class LstmPropagation:
-    """Runs one layer over a sequence; `steps` gives the pairs of hidden states."""
+    """Runs one layer over a sequence. `hidden` (B, T): the largest difference of a unit after each step."""
 
     def __init__(
         self,
@@ -158,85 +196,93 @@ class LstmPropagation:
         self.tanh_error = rounding.table_error("tanh", -12)
         self.cell_tanh_error = rounding.table_error("tanh", op.cell_shift)
 
-    def run(self, inputs: Sequence[Pair]) -> list[Pair]:
+    def run(self, inputs: Sequence[Pair], last_only: bool = False) -> list[Pair]:
+        """The hidden states after every step, or after the last one only."""
         batch = inputs[0].value.center.shape[0]
-        zero = np.zeros((batch, self.units))
-        hidden = Pair.of(Form.constant(zero), Form.constant(zero))
-        cell = hidden
-        outputs = []
+        rows = UnitRows(batch, self.units, self.pool)
+        zero = np.zeros((batch, 1, self.units))
+        nothing = UnitForm.of_rows(CELL, zero, zero, zero)[0]
+        hidden = cell = _UnitPair(nothing, nothing, Box(zero[:, 0], zero[:, 0]), Box(zero[:, 0], zero[:, 0]))
+        outputs, largest = [], []
         for step, x in enumerate(inputs):
-            hidden, cell = self._step(x, hidden, cell, f"{self.layer.name}[{step}]")
-            outputs.append(hidden)
+            hidden, cell = self._step(rows, x, hidden, cell, f"{self.layer.name}[{step}]")
+            largest.append(hidden.difference_box.mag.max(1))
+            if not last_only or step == len(inputs) - 1:
+                forms = [rows.form(f.center, f.error, d) for f, d in ((hidden.value, False), (hidden.difference, True))]
+                outputs.append(Pair(forms[0], forms[1], hidden.value_box, hidden.difference_box))
+        self.hidden = np.stack(largest, axis=1)
         return outputs
 
-    def _step(self, x: Pair, h: Pair, c: Pair, place: str) -> tuple[Pair, Pair]:
-        H = self.units
-        gates, gate_boxes, d_gates, d_gate_boxes = self._gates(x, h, place)
-        i, f, g, o = (gates.rows(slice(k * H, (k + 1) * H)) for k in range(4))
-        i_box, f_box, g_box, o_box = (gate_boxes.rows(slice(k * H, (k + 1) * H)) for k in range(4))
-        di, df, dg, do = (d_gates.rows(slice(k * H, (k + 1) * H)) for k in range(4))
-        di_box, df_box, dg_box, do_box = (d_gate_boxes.rows(slice(k * H, (k + 1) * H)) for k in range(4))
-        gate = [Pair(i, di, i_box, di_box), Pair(f, df, f_box, df_box), Pair(g, dg, g_box, dg_box)]
-        cell = self._cell(gate[0], gate[1], gate[2], c, place)
-        squashed = self._squash(cell, place)
-        return self._hidden(Pair(o, do, o_box, do_box), squashed, place), cell
+    def _step(self, rows: UnitRows, x: Pair, h: _UnitPair, c: _UnitPair, place: str) -> tuple[_UnitPair, _UnitPair]:
+        gates = self._gates(rows, x, h, place)
+        cell, cell_sizes, cell_shares = self._cell(rows, gates, c, place)
+        squashed = self._squash(rows, cell, place)
+        hidden, hidden_sizes, hidden_shares = self._hidden(rows, gates[3], squashed, place)
+        state = stacked([hidden.value, hidden.difference, cell.value, cell.difference])
+        rows.finish(state, np.stack([*cell_shares, *hidden_shares], axis=-1))
+        return _rebased(hidden, hidden_sizes), _rebased(cell, cell_sizes)
 
-    def _gates(self, x: Pair, h: Pair, place: str) -> tuple[Form, Box, Form, Box]:
-        w = self.weights
-        H = self.units
-        z = linear([(w.W, x.value), (w.R, h.value)], w.b)
-        dz = linear(
-            [(w.W_gap, x.value), (w.W_int, x.difference), (w.R_gap, h.value), (w.R_int, h.difference)],
-            w.b_gap,
-            w.b_slack,
-        )
-        noise = self._gate_noise(x, h, z.box, dz.box)
-        z_box = z.box
-        d_box = dz.box + noise
+    def _gates(self, rows: UnitRows, x: Pair, h: _UnitPair, place: str) -> _UnitPair:
+        """The four gates and their differences, (B, 4, H)."""
+        w, H = self.weights, self.units
+        gap, hat = (w.W_gap.value, w.R_gap.value), (w.W_int.value, w.R_int.value)
+        rows.begin(x.value, x.difference, w.W.value, w.R.value, gap, hat)
+        z_center, z_error = _mapped([(w.W, x.value), (w.R, h.value)], w.b, 0.0)
+        terms = [(w.W_gap, x.value), (w.W_int, x.difference), (w.R_gap, h.value), (w.R_int, h.difference)]
+        d_center, d_error = _mapped(terms, w.b_gap, w.b_slack)
+        shape = (z_center.shape[0], 4, H)
+        z_sums, d_sums, own_sums = rows.row_sums()
+        z, z_box = rows.base(GATE, *(a.reshape(shape) for a in (z_center, z_error)), z_sums)
+        dz, d_box = rows.base(D_GATE, *(a.reshape(shape) for a in (d_center, d_error)), d_sums + own_sums)
+        z_box, d_box = (Box(b.lo.reshape(-1, 4 * H), b.hi.reshape(-1, 4 * H)) for b in (z_box, d_box))
+        noise = self._gate_noise(x, h, z_box, d_box)
+        d_box = d_box + noise
         d_box = d_box.meet(GATE_LIMIT[0] - z_box.hi - UNIT * 64, GATE_LIMIT[1] - z_box.lo + UNIT * 64)
-        parts: list[tuple[relaxation.Plane, relaxation.DifferencePlane, Box, Box]] = []
-        pieces = (
-            ("sigmoid", slice(0, 2 * H), self.sigmoid_error, "input and forget gate"),
-            ("tanh", slice(2 * H, 3 * H), self.tanh_error, _GATE_NAMES[2]),
-            ("sigmoid", slice(3 * H, 4 * H), self.sigmoid_error, _GATE_NAMES[3]),
-        )
-        for function, part, table, name in pieces:
-            zb, db = z_box.rows(part), d_box.rows(part)
-            where = f"{place} {name}"
-            plane = relaxation.relax(function, zb, where, self.recorder)  # type: ignore[arg-type]
-            diff = relaxation.relax_difference(function, zb, db, where, self.recorder)  # type: ignore[arg-type]
+        facts = self._relaxed_gates(z_box, d_box, noise, place)
+        slope, mid, rad, slope_z, slope_d, d_mid, d_rad, lo, hi, d_lo, d_hi = (a.reshape(shape) for a in facts)
+        value = combined([(slope, z)], mid).with_symbol(range(NEW_GATE, NEW_GATE + 4), rad)
+        difference = combined([(slope_z, z), (slope_d, dz)], d_mid)
+        difference = difference.with_symbol(range(NEW_D_GATE, NEW_D_GATE + 4), d_rad)
+        box = rows.box(value, sums=np.abs(slope) * z_sums).meet(lo, hi)
+        both = rows.sums(difference.weights, difference=False) + np.abs(slope_d) * own_sums
+        return _UnitPair(value, difference, box, rows.box(difference, sums=both).meet(d_lo, d_hi))
+
+    def _relaxed_gates(self, z: Box, d: Box, noise: Box, place: str) -> list[Array]:
+        """(B, 4H) each: slope, middle and radius of the gates' planes; slopes in z and d, middle and radius of the
+        differences', rounding and tables included; then ends of both ranges."""
+        H = self.units
+        recorders = None if self.recorder is None else (Recorder(), Recorder())
+        parts: list[list[Array]] = []
+        names = ((slice(0, 2 * H), "input and forget gate"), (slice(2 * H, 3 * H), "output gate"))
+        for k, (function, table) in enumerate((("sigmoid", self.sigmoid_error), ("tanh", self.tanh_error))):
+            pick = _not_third if function == "sigmoid" else _third
+            zb, db, lost = (Box(pick(b.lo, H), pick(b.hi, H)) for b in (z, d, noise))
+            own = None if recorders is None else recorders[k]
+            plane = relaxation.relax(function, zb, "", own)  # type: ignore[arg-type]
+            diff = relaxation.relax_difference(function, zb, db, "", own)  # type: ignore[arg-type]
             # The form of d leaves out the rounding noise of this place: charge it through the slope.
-            lost = Box(*np.broadcast_arrays(noise.lo[:, part], noise.hi[:, part]))
             scaled = product_box(Box(diff.slope_d, diff.slope_d), lost)
             shift = Box(diff.mid - diff.rad + table[0], diff.mid + diff.rad + table[1])
             merged = scaled + Box(
                 shift.lo - up(4 * UNIT * np.abs(shift.lo)), shift.hi + up(4 * UNIT * np.abs(shift.hi))
             )
-            diff = relaxation.DifferencePlane(diff.slope_z, diff.slope_d, merged.mid, merged.rad)
+            image = relaxation.image(function, zb)  # type: ignore[arg-type]
             d_image = relaxation.difference_image(function, zb, db)  # type: ignore[arg-type]
             d_image = d_image + Box(np.full_like(zb.lo, table[0]), np.full_like(zb.lo, table[1]))
-            parts.append((plane, diff, relaxation.image(function, zb), d_image))  # type: ignore[arg-type]
-        slope = np.concatenate([p[0].slope for p in parts], axis=1)
-        mid = np.concatenate([p[0].mid for p in parts], axis=1)
-        rad = np.concatenate([p[0].rad for p in parts], axis=1)
-        gates = combine([(slope, z)], mid, rad, self.pool, "relaxation: gates")
-        d_slope_z = np.concatenate([p[1].slope_z for p in parts], axis=1)
-        d_slope_d = np.concatenate([p[1].slope_d for p in parts], axis=1)
-        d_mid = np.concatenate([p[1].mid for p in parts], axis=1)
-        d_rad = np.concatenate([p[1].rad for p in parts], axis=1)
-        d_gates = combine(
-            [(d_slope_z, z), (d_slope_d, dz)],
-            d_mid,
-            d_rad,
-            self.pool,
-            "gate differences: relaxation, rounding, tables",
-        )
-        image, d_image = Box.joined([p[2] for p in parts]), Box.joined([p[3] for p in parts])
-        gate_box = gates.box.meet(image.lo, image.hi)
-        d_gate_box = d_gates.box.meet(d_image.lo, d_image.hi)
-        return gates, gate_box, d_gates, d_gate_box
+            ends = (image.lo, image.hi, d_image.lo, d_image.hi)
+            parts.append([plane.slope, plane.mid, plane.rad, diff.slope_z, diff.slope_d, merged.mid, merged.rad, *ends])
+        if self.recorder is not None and recorders is not None:
+            (s, s_diff), (t, t_diff) = (own.batches for own in recorders)
+            everything = slice(None)
+            for batch, name, part in (
+                (s, names[0][1], names[0][0]), (s_diff, names[0][1], names[0][0]),
+                (t, "cell gate", everything), (t_diff, "cell gate", everything),
+                (s, names[1][1], names[1][0]), (s_diff, names[1][1], names[1][0]),
+            ):  # fmt: skip
+                self.recorder.add(batch.part(f"{place} {name}", (everything, part)))
+        return [np.concatenate([a[:, : 2 * H], b, a[:, 2 * H :]], axis=1) for a, b in zip(*parts, strict=True)]
 
-    def _gate_noise(self, x: Pair, h: Pair, z: Box, dz: Box) -> Box:
+    def _gate_noise(self, x: Pair, h: _UnitPair, z: Box, dz: Box) -> Box:
         """Requantization of both accumulators and every saturation on the way, as an interval per gate."""
         w = self.weights
         radius = np.broadcast_to(w.rounding, z.lo.shape)
@@ -254,45 +300,65 @@ class LstmPropagation:
             noise = noise + rounding.saturation_error(total, *GATE_LIMIT)
         return noise
 
-    def _cell(self, i: Pair, f: Pair, g: Pair, c: Pair, place: str) -> Pair:
-        forget = _Product(f, c, f"{place} forget * cell", self.recorder)
-        write = _Product(i, g, f"{place} input * gate", self.recorder)
-        terms = forget.value_terms + write.value_terms
-        constant = forget.value_constant + write.value_constant
-        new = combine(
-            terms, constant,
-            up(forget.value_noise + write.value_noise + _sum_slack(forget, write)),
-            self.pool, "relaxation: cell product",
-        )  # fmt: skip
-        exact_box = forget.value_box + write.value_box
-        box = new.box.meet(exact_box.lo, exact_box.hi)
+    def _cell(
+        self, rows: UnitRows, gates: _UnitPair, c: _UnitPair, place: str
+    ) -> tuple[_UnitPair, list[Array], list[Array]]:
+        """The new cell with its difference; the size of either form; shares of the difference's symbol by source."""
+        i, f, g = gates[0], gates[1], gates[2]
+        names = (f"{place} forget * cell", f"{place} input * gate")
+        product = _Products(rows, _stack([f, i]), _stack([c, g]), names, self.recorder)
+        new = summed(product.value)
+        new = new.with_symbol(NEW_CELL, up(product.value_noise.sum(1) + product.slack))
+        both = product.value_box.rows(0) + product.value_box.rows(1)
+        own = rows.box(new, difference=False)
+        box = own.meet(both.lo, both.hi)
         float_clip = self._float_clip(box)
         if float_clip is not None:
-            new = combine([(1.0, new)], float_clip.mid, float_clip.rad, self.pool, "float cell clip")
+            new = combined([(1.0, new)], float_clip.mid).with_symbol(NEW_CELL, float_clip.rad)
+            own = rows.box(new, difference=False)
             box = (box + float_clip).meet(-self.layer.cell_clip, self.layer.cell_clip)
-        new = reset_wide(new, box, self.pool, "reset")
-        integer_box = (forget.integer_box + write.integer_box).widen(self.cell_rounding)
+        new, size = self._kept(new, own, box, NEW_CELL)
+        parts = [product.integer_box.rows(k) for k in range(2)]
+        integer_box = (parts[0] + parts[1]).widen(self.cell_rounding)
         clip = Box(np.zeros_like(box.lo), np.zeros_like(box.hi))
-        for part in (forget, write):
-            clip = clip + rounding.saturation_error(part.integer_box.widen(self.cell_rounding), *self.cell_limit)
+        for part in parts:
+            clip = clip + rounding.saturation_error(part.widen(self.cell_rounding), *self.cell_limit)
         clip = clip + rounding.saturation_error(integer_box + clip, *self.cell_limit)
         noise = clip.widen(self.cell_rounding)
         if float_clip is not None:
             noise = noise + Box(-float_clip.hi, -float_clip.lo)
-        lost = _sum_slack(forget, write) + 2 * UNIT * np.abs(noise.mid)
-        difference = combine(
-            forget.difference_terms + write.difference_terms,
-            forget.difference_constant + write.difference_constant + noise.mid,
-            up(forget.difference_noise + write.difference_noise + noise.rad + lost),
-            self.pool, "cell difference: products, rounding",
-        )  # fmt: skip
+        lost = product.slack + 2 * UNIT * np.abs(noise.mid)
+        difference = combined([(1.0, summed(product.difference))], noise.mid)
+        difference = difference.with_symbol(NEW_D_CELL, up(product.difference_noise.sum(1) + noise.rad + lost))
+        slots = [*range(NEW_D_GATE, NEW_D_GATE + 3), NEW_D_CELL]
+        shares = [np.abs(difference.weights[..., slot]) for slot in slots]
+        difference = difference.merged(slots, NEW_D_CELL)
         integer_box = integer_box + clip  # a saturated part can leave the interval of the exact sum
         reach = Box(np.maximum(integer_box.lo, self.cell_limit[0]), np.minimum(integer_box.hi, self.cell_limit[1]))
         reach = Box(np.minimum(reach.lo, self.cell_limit[1]), np.maximum(reach.hi, self.cell_limit[0]))
         gap = reach + Box(-box.hi, -box.lo)
-        d_box = difference.box.meet(gap.lo, gap.hi)
-        difference = reset_wide(difference, d_box, self.pool, "reset")
-        return Pair(new, difference, box, d_box)
+        difference, d_box, d_size, shares = self._met(rows, difference, gap, NEW_D_CELL, shares)
+        return _UnitPair(new, difference, box, d_box), [size, d_size], shares
+
+    def _met(
+        self, rows: UnitRows, form: UnitForm, limit: Box, slot: int, shares: list[Array]
+    ) -> tuple[UnitForm, Box, Array, list[Array]]:
+        """A difference with its box, given another interval of it: replaced by a symbol where it is much wider."""
+        own = rows.box(form)
+        box = own.meet(limit.lo, limit.hi)
+        kept, size = self._kept(form, own, box, slot)
+        wide = self.pool.resets[-1]
+        return kept, box, size, [*(np.where(wide, 0.0, share) for share in shares), wide.astype(np.float64)]
+
+    def _kept(self, form: UnitForm, own: Box, box: Box, slot: int) -> tuple[UnitForm, Array]:
+        """The form, whose range is `own`, or where that is much wider than `box` a symbol over that; and its size.
+
+        A replay has to give up the same units, so the pool remembers them.
+        """
+        wide = own.rad > _RESET * box.rad
+        self.pool.resets.append(wide)
+        size = up(np.where(wide, box.mag, own.mag) + 8 * UNIT * (np.abs(form.center) + box.mag))
+        return form.replaced(wide, box, slot) if wide.any() else form, size
 
     def _float_clip(self, box: Box) -> Box | None:
         """What a float model's own cell clipping changes, where it can act at all."""
@@ -301,73 +367,121 @@ class LstmPropagation:
             return None
         return rounding.saturation_error(box, -limit, limit)
 
-    def _squash(self, cell: Pair, place: str) -> Pair:
+    def _squash(self, rows: UnitRows, cell: _UnitPair, place: str) -> _UnitPair:
+        """tanh of the cell and its difference."""
         where = f"{place} cell tanh"
         plane = relaxation.relax("tanh", cell.value_box, where, self.recorder)
         diff = relaxation.relax_difference("tanh", cell.value_box, cell.difference_box, where, self.recorder)
         table = Box(np.full_like(plane.mid, self.cell_tanh_error[0]), np.full_like(plane.mid, self.cell_tanh_error[1]))
         merged = Box(diff.mid - diff.rad, diff.mid + diff.rad).widen(4 * UNIT) + table
-        value = combine([(plane.slope, cell.value)], plane.mid, plane.rad, self.pool, "relaxation: cell tanh")
-        difference = combine(
-            [(diff.slope_z, cell.value), (diff.slope_d, cell.difference)],
-            merged.mid, merged.rad, self.pool, "tanh difference: relaxation, table",
-        )  # fmt: skip
+        value = combined([(plane.slope, cell.value)], plane.mid).with_symbol(NEW_TANH, plane.rad)
+        difference = combined([(diff.slope_z, cell.value), (diff.slope_d, cell.difference)], merged.mid)
+        difference = difference.with_symbol(NEW_D_TANH, merged.rad)
         image = relaxation.image("tanh", cell.value_box)
         d_image = relaxation.difference_image("tanh", cell.value_box, cell.difference_box) + table
-        return Pair(value, difference, value.box.meet(image.lo, image.hi), difference.box.meet(d_image.lo, d_image.hi))
+        box = rows.box(value, difference=False).meet(image.lo, image.hi)
+        return _UnitPair(value, difference, box, rows.box(difference).meet(d_image.lo, d_image.hi))
 
-    def _hidden(self, o: Pair, t: Pair, place: str) -> Pair:
-        product = _Product(o, t, f"{place} output * tanh", self.recorder)
-        value = combine(
-            product.value_terms, product.value_constant, up(product.value_noise + _sum_slack(product)),
-            self.pool, "relaxation: hidden product",
-        )  # fmt: skip
-        box = value.box.meet(product.value_box.lo, product.value_box.hi)
-        value = reset_wide(value, box, self.pool, "reset")
-        integer_box = product.integer_box.widen(self.hidden_rounding)
+    def _hidden(
+        self, rows: UnitRows, o: _UnitPair, t: _UnitPair, place: str
+    ) -> tuple[_UnitPair, list[Array], list[Array]]:
+        """As `_cell`, of the hidden state."""
+        product = _Products(rows, _stack([o]), _stack([t]), (f"{place} output * tanh",), self.recorder)
+        value = summed(product.value).with_symbol(NEW_HIDDEN, up(product.value_noise[:, 0] + product.slack))
+        own = rows.box(value, difference=False)
+        box = own.meet(product.value_box.lo[:, 0], product.value_box.hi[:, 0])
+        value, size = self._kept(value, own, box, NEW_HIDDEN)
+        integer_box = product.integer_box.rows(0).widen(self.hidden_rounding)
         noise = rounding.saturation_error(integer_box, *self.hidden_limit).widen(self.hidden_rounding)
-        difference = combine(
-            product.difference_terms, product.difference_constant,
-            up(product.difference_noise + _sum_slack(product)), self.pool, "relaxation: hidden product difference",
-        )  # fmt: skip
-        difference = combine([(1.0, difference)], noise.mid, noise.rad, self.pool, "rounding: hidden state")
+        radius = up(product.difference_noise[:, 0] + product.slack)
+        difference = combined([(1.0, summed(product.difference))], noise.mid).with_symbol(NEW_D_HIDDEN, radius)
+        slots = [NEW_D_GATE + 3, NEW_D_TANH, NEW_D_HIDDEN]
+        shares = [*(np.abs(difference.weights[..., slot]) for slot in slots), noise.rad]
+        difference = difference.with_symbol(NEW_D_HIDDEN, noise.rad).merged(slots, NEW_D_HIDDEN)
         reach = Box(np.clip(integer_box.lo, *self.hidden_limit), np.clip(integer_box.hi, *self.hidden_limit))
         gap = reach + Box(-box.hi, -box.lo)
-        d_box = difference.box.meet(gap.lo, gap.hi)
-        difference = reset_wide(difference, d_box, self.pool, "reset")
-        return Pair(value, difference, box, d_box)
+        difference, d_box, d_size, shares = self._met(rows, difference, gap, NEW_D_HIDDEN, shares)
+        return _UnitPair(value, difference, box, d_box), [size, d_size], shares
 
 
-class _Product:
-    """Linear relaxation of x y and of its difference, for two pairs."""
+def _third(a: Array, units: int) -> Array:
+    return a[:, 2 * units : 3 * units]
 
-    def __init__(self, x: Pair, y: Pair, place: str, recorder: Recorder | None) -> None:
+
+def _not_third(a: Array, units: int) -> Array:
+    return np.concatenate([a[:, : 2 * units], a[:, 3 * units :]], axis=1)
+
+
+def _rebased(pair: _UnitPair, sizes: Sequence[Array]) -> _UnitPair:
+    """A new state as the next step sees it: rows of its own, whose size is what they add up to (hidden: no weights)."""
+    value, difference = (
+        UnitForm.of_rows(row, form.center[:, None], form.error[:, None], size[:, None])[0]
+        for row, form, size in ((CELL, pair.value, sizes[0]), (D_CELL, pair.difference, sizes[1]))
+    )
+    return _UnitPair(value, difference, pair.value_box, pair.difference_box)
+
+
+def _mapped(
+    terms: Sequence[tuple[Matrix, Form | UnitForm]], constant: Array, slack: Array | float
+) -> tuple[Array, Array]:
+    """Center and error (B, m) of sum_i A_i X_i + constant, the rounding of the generators' sums included."""
+    batch = terms[0][1].center.shape[0]
+    center = np.broadcast_to(constant, (batch, len(constant))).copy()
+    error = np.broadcast_to(np.asarray(slack, dtype=np.float64), center.shape).copy()
+    size, count = np.abs(center), 1
+    for matrix, form in terms:
+        magnitude = form.magnitude if isinstance(form, Form) else form.size
+        center += form.center @ matrix.value.T
+        error += form.error @ matrix.magnitude.T + magnitude @ matrix.slack.T
+        size += magnitude @ matrix.magnitude.T
+        count += matrix.value.shape[1]
+    return center, up(error * (1 + gamma(count)) + gamma(count) * size)
+
+
+class _Products:
+    """Linear relaxation of x_m y_m and of its difference, for stacks (B, m, H) of pairs; radii of what is left."""
+
+    def __init__(
+        self, rows: UnitRows, x: _UnitPair, y: _UnitPair, places: Sequence[str], recorder: Recorder | None
+    ) -> None:
         xb, yb, dx, dy = x.value_box, y.value_box, x.difference_box, y.difference_box
         x0, y0 = xb.mid, yb.mid
-        spread = relaxation.product_residual(x.value, xb, y.value, yb, place, recorder)
-        self.value_terms: list[tuple[Array | float, Form]] = [(x0, y.value), (y0, x.value)]
-        self.value_constant: Array = np.asarray(spread.mid - x0 * y0)
+        records = None if recorder is None else (Recorder(), Recorder())
+        spread = _residual(rows, x.value, xb, y.value, yb, False, records and records[0])
+        self.value = combined([(x0, y.value), (y0, x.value)], np.asarray(spread.mid - x0 * y0))
         self.value_noise = spread.rad
         self.value_box = product_box(xb, yb)
         # midpoints x~ = x + dx/2, y~ = y + dy/2:  d(xy) = x~ dy + dx y~
         xt, yt = (p.value_box + Box(0.5 * p.difference_box.lo, 0.5 * p.difference_box.hi) for p in (x, y))
-        x_mid, y_mid = (combine([(1.0, p.value), (0.5, p.difference)]) for p in (x, y))
-        where = f"{place} difference"
-        first = relaxation.product_residual(x_mid, xt, y.difference, dy, where, recorder)
-        second = relaxation.product_residual(x.difference, dx, y_mid, yt, where, recorder)
+        x_mid, y_mid = (combined([(1.0, p.value), (0.5, p.difference)]) for p in (x, y))
+        both = _residual(
+            rows,
+            joined([x_mid, x.difference]), Box.joined([xt, dx]),
+            joined([y.difference, y_mid]), Box.joined([dy, yt]),
+            True, records and records[1],
+        )  # fmt: skip
+        count = len(places)
+        first, second = both.rows(slice(0, count)), both.rows(slice(count, None))
         dx0, dy0 = dx.mid, dy.mid
-        self.difference_terms: list[tuple[Array | float, Form]] = [
-            (xt.mid, y.difference),
-            (dy0, x_mid),
-            (yt.mid, x.difference),
-            (dx0, y_mid),
-        ]
-        self.difference_constant: Array = np.asarray(first.mid + second.mid - xt.mid * dy0 - dx0 * yt.mid)
+        self.difference = combined(
+            [(xt.mid, y.difference), (dy0, x_mid), (yt.mid, x.difference), (dx0, y_mid)],
+            np.asarray(first.mid + second.mid - xt.mid * dy0 - dx0 * yt.mid),
+        )
         self.difference_noise = first.rad + second.rad
         self.integer_box = product_box(xb + dx, yb + dy)
-        self.size = np.abs(x0 * y0) + np.abs(xt.mid * dy0) + np.abs(dx0 * yt.mid) + spread.mag + first.mag + second.mag
+        size = np.abs(x0 * y0) + np.abs(xt.mid * dy0) + np.abs(dx0 * yt.mid) + spread.mag + first.mag + second.mag
+        self.slack: Array = 16 * UNIT * size.sum(1)  # rounding of the constants that `combined` does not see
+        if recorder is not None and records is not None:
+            value, difference = (r.batches[0] for r in records)
+            for k, place in enumerate(places):
+                recorder.add(value.part(place, (slice(None), k)))
+                for m in (k, count + k):
+                    recorder.add(difference.part(f"{place} difference", (slice(None), m)))
 
 
-def _sum_slack(*products: _Product) -> Array:
-    """Covers the rounding of the constants that are added before `combine` sees them."""
-    return np.asarray(16 * UNIT * sum(p.size for p in products))
+def _residual(
+    rows: UnitRows, x: UnitForm, xb: Box, y: UnitForm, yb: Box, difference: bool, recorder: Recorder | None
+) -> Box:
+    rx, ry = relaxation.scales(xb), relaxation.scales(yb)
+    p, q = rows.sum_and_difference(x, xb.mid, rx, y, yb.mid, ry, difference)
+    return relaxation.square_residual(p, q, rx, ry, "", recorder)

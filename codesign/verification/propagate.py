@@ -63,10 +63,9 @@ def propagate(
         if isinstance(stage, LstmStage):
             op = stage.int_op
             others = [v for net in variants for v in net.ops if isinstance(v, IntLstm) and v.name == op.name]
-            rows = LstmPropagation(stage.float_layer, op, pool, recorder, others).run(rows)
-            hidden.append(np.stack([row.difference_box.mag.max(1) for row in rows], axis=1))
-            if stage.last_only:
-                rows = rows[-1:]
+            layer = LstmPropagation(stage.float_layer, op, pool, recorder, others)
+            rows = layer.run(rows, stage.last_only)
+            hidden.append(layer.hidden)
         elif isinstance(stage, DenseStage):
             dense_op = stage.int_op
             others_d = [v for net in variants for v in net.ops if isinstance(v, IntDense) and v.name == dense_op.name]
@@ -119,7 +118,7 @@ def _sources(rows: list[Pair], pool: Pool) -> tuple[dict[str, float], ...]:
     for region in range(rows[0].value.center.shape[0]):
         row = max(rows, key=lambda r: float(r.difference.radius[region].max()))
         unit = int(np.argmax(row.difference.radius[region]))
-        parts = pool.contributions(row.difference.generators[region, unit])
+        parts = pool.contributions(row.difference.generators[region, unit], region)
         result.append({name: float(total) for name, total in parts.items() if total > 0})
     return tuple(result)
 

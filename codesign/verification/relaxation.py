@@ -40,6 +40,12 @@ class RelaxationBatch:
     lo: Array
     hi: Array
 
+    def part(self, place: str, index: slice | tuple[slice | int, ...]) -> RelaxationBatch:
+        """Some of the planes, as another batch."""
+        groups = (self.lower, self.upper, self.slopes)
+        lower, upper, slopes = (tuple(array[index] for array in group) for group in groups)
+        return RelaxationBatch(self.kind, place, lower, upper, slopes, self.lo[index], self.hi[index])
+
 
 @dataclass
 class Recorder:
@@ -124,7 +130,7 @@ def relax(function: Function, z: Box, place: str, recorder: Recorder | None) -> 
     lo, hi = residual(z.lo, z.hi, candidates)
     first = hi[0] - lo[0] <= hi[1] - lo[1]
     slope, low, high = (np.where(first, a[0], a[1]) for a in (candidates, lo, hi))
-    low, high = _provable(low, high)
+    low, high = provable(low, high)
     if recorder is not None:
         recorder.add(RelaxationBatch(function, place, (z.lo,), (z.hi,), (slope,), low, high))
     box = Box(low, high)
@@ -135,14 +141,10 @@ def relax_difference(function: Function, z: Box, d: Box, place: str, recorder: R
     """Relax D over a box: least-squares slopes on a 5 x 5 grid, or the same without a slope in z, whichever leaves the
     smaller residual."""
     zm, zr, dm, dr = z.mid, z.rad, d.mid, d.rad
-    total_z, total_d = np.zeros_like(zm), np.zeros_like(zm)
-    for u in _GRID:
-        at = zm + u * zr
-        base = value(function, at)
-        for v in _GRID:
-            difference = value(function, at + dm + v * dr) - base
-            total_z += u * difference
-            total_d += v * difference
+    along_z = zm + _GRID[:, None, None] * zr
+    along_d = dm + _GRID[:, None, None] * dr
+    change = value(function, along_z[:, None] + along_d) - value(function, along_z)[:, None]
+    total_z, total_d = np.tensordot(_GRID, change.sum(1), 1), np.tensordot(_GRID, change.sum(0), 1)
     norm = len(_GRID) * float(np.square(_GRID).sum())
     flat = derivative(function, zm + 0.5 * dm)
     wide_z, wide_d = zr > 1e-9, dr > 1e-9
@@ -153,7 +155,7 @@ def relax_difference(function: Function, z: Box, d: Box, place: str, recorder: R
     lo, hi = residual(z.lo, z.hi, d.lo, d.hi, alphas, slope_d)
     first = hi[0] - lo[0] <= hi[1] - lo[1]
     slope_z, low, high = (np.where(first, a[0], a[1]) for a in (alphas, lo, hi))
-    low, high = _provable(low, high)
+    low, high = provable(low, high)
     if recorder is not None:
         kind: Kind = "sigmoid_diff" if function == "sigmoid" else "tanh_diff"
         recorder.add(RelaxationBatch(kind, place, (z.lo, d.lo), (z.hi, d.hi), (slope_z, slope_d), low, high))
@@ -161,7 +163,7 @@ def relax_difference(function: Function, z: Box, d: Box, place: str, recorder: R
     return DifferencePlane(slope_z, slope_d, box.mid, box.rad)
 
 
-def _provable(lo: Array, hi: Array) -> tuple[Array, Array]:
+def provable(lo: Array, hi: Array) -> tuple[Array, Array]:
     """Widen a residual by a ten-thousandth: a bound that is exactly attained cannot be decided by branch and bound."""
     room = 1e-4 * (hi - lo) + 1e-11
     return lo - room, hi + room
@@ -174,9 +176,18 @@ def product_residual(x: Form, x_box: Box, y: Form, y_box: Box, place: str, recor
     q = u - v are read off the affine forms. Where the symbols of x and y are shared but do not agree in sign, both
     are about sqrt 2, not 2: half of what the boxes alone give.
     """
-    rx, ry = np.maximum(x_box.rad, 1e-30), np.maximum(y_box.rad, 1e-30)
-    p, q = sum_and_difference(x, x_box.mid, rx, y, y_box.mid, ry)
-    lo, hi = _provable(0.25 * (_least_square(p) - np.square(q.mag)), 0.25 * (np.square(p.mag) - _least_square(q)))
+    rx, ry = scales(x_box), scales(y_box)
+    return square_residual(*sum_and_difference(x, x_box.mid, rx, y, y_box.mid, ry), rx, ry, place, recorder)
+
+
+def scales(box: Box) -> Array:
+    """What a factor of a product is divided by: the box's radius, but not zero."""
+    return np.maximum(box.rad, 1e-30)
+
+
+def square_residual(p: Box, q: Box, rx: Array, ry: Array, place: str, recorder: Recorder | None) -> Box:
+    """Interval of rx ry u v, for u and v in [-1, 1] with p = u + v and q = u - v in these boxes."""
+    lo, hi = provable(0.25 * (_least_square(p) - np.square(q.mag)), 0.25 * (np.square(p.mag) - _least_square(q)))
     if recorder is not None:
         zero = np.zeros_like(lo)
         recorder.add(RelaxationBatch("square_difference", place, (p.lo, q.lo), (p.hi, q.hi), (zero, zero), lo, hi))

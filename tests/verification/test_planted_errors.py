@@ -5,7 +5,7 @@ import pytest
 from random_pairs import random_pair
 from test_soundness import check
 
-from codesign.verification import affine, ball, lstm, regions, relaxation, rounding
+from codesign.verification import affine, ball, lstm, regions, relaxation, rounding, unit_forms
 from codesign.verification.affine import Box
 
 
@@ -79,7 +79,7 @@ def flipped_difference(monkeypatch):
 
 
 def no_product_residual(monkeypatch):
-    monkeypatch.setattr(relaxation, "product_residual", lambda x, x_box, *_: zero_box(x_box))
+    monkeypatch.setattr(relaxation, "square_residual", lambda p, q, rx, *_: zero_box(p))
 
 
 def one_sided_difference(monkeypatch):
@@ -93,13 +93,42 @@ def one_sided_difference(monkeypatch):
 
 
 def negated_cell_term(monkeypatch):
-    original = lstm._Product.__init__
+    original = lstm._Products.__init__
 
     def patched(self, *arguments):
         original(self, *arguments)
-        self.difference_terms = [(-np.asarray(a), form) for a, form in self.difference_terms]
+        d = self.difference
+        self.difference = unit_forms.UnitForm(-d.center, -d.weights, d.error, d.size)
 
-    monkeypatch.setattr(lstm._Product, "__init__", patched)
+    monkeypatch.setattr(lstm._Products, "__init__", patched)
+
+
+def lost_symbols_of_differences(monkeypatch):
+    original = unit_forms.UnitForm.merged
+
+    def patched(self, slots, into):
+        form = original(self, slots, into)
+        form.weights[..., into] = 0.0
+        return form
+
+    monkeypatch.setattr(unit_forms.UnitForm, "merged", patched)
+
+
+def columns_mixed_up(monkeypatch):
+    original = unit_forms.UnitRows.finish
+
+    def patched(self, state, shares):
+        original(self, state, shares)
+        self.state_v[:, :, :, :] = self.state_v[:, :, ::-1, :].copy()
+
+    monkeypatch.setattr(unit_forms.UnitRows, "finish", patched)
+
+
+def half_of_the_columns_summed(monkeypatch):
+    original = unit_forms.UnitRows.sums
+    monkeypatch.setattr(
+        unit_forms.UnitRows, "sums", lambda *arguments, **keywords: 0.5 * original(*arguments, **keywords)
+    )
 
 
 PLANTED = [
@@ -113,6 +142,9 @@ PLANTED = [
     (no_product_residual, {"radius": 60.0}),
     (one_sided_difference, {}),
     (negated_cell_term, {}),
+    (lost_symbols_of_differences, {}),
+    (columns_mixed_up, {"radius": 10.0}),
+    (half_of_the_columns_summed, {"radius": 10.0}),
 ]
 
 

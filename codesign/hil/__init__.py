@@ -18,6 +18,7 @@ from codesign.hil.protocol import (
 )
 from codesign.hil.result import HilResult, load_schema, validate_result, write_result
 from codesign.hil.session import Recovery, Session
+from codesign.hil.streams import Stream
 from codesign.hil.target import Target, emulator_spec, find_ports, open_target
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "NoReplyError",
     "Recovery",
     "Session",
+    "Stream",
     "Target",
     "TraceStep",
     "choose_port",

@@ -20,6 +20,7 @@ from codesign.hil.journal import optional_journal
 from codesign.hil.protocol import DeviceError, Metrics
 from codesign.hil.result import HilResult
 from codesign.hil.session import Recovery, Session
+from codesign.hil.streams import Stream, requests_of, run_stream, stream_failures
 from codesign.hil.target import Target
 from codesign.network.model import FloatNetwork
 from codesign.quantization.integer import ActivationArray, IntegerNetwork
@@ -43,6 +44,7 @@ class _Findings:
     failures: list[str] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     traces: list[dict[str, Any]] = field(default_factory=list)
+    streams: list[dict[str, Any]] = field(default_factory=list)
     divergence: dict[str, Any] | None = None
     quantize_checked: int = 0
     quantize_equal: int = 0
@@ -53,7 +55,7 @@ def cross_check(
     network: IntegerNetwork,
     float_network: FloatNetwork,
     x: npt.NDArray[np.float32],
-    labels: Sequence[int] | npt.NDArray[Any] | None = None,
+    labels: Sequence[int | None] | npt.NDArray[Any] | None = None,
     regions: Sequence[Mapping[str, Any]] | None = None,
     build_id: bytes | str | None = None,
     traced_samples: int = 1,
@@ -62,6 +64,7 @@ def cross_check(
     journal: Path | None = None,
     resume: bool = False,
     recovery: Recovery | None = None,
+    streams: Sequence[Stream] = (),
 ) -> HilResult:
     """Send every sample of x, float32 (N, T, D), to the target and compare.
 
@@ -74,7 +77,9 @@ def cross_check(
     `regions` are mappings with 'sample' (an index into x, or None: holds for every sample), 'output_bound' (one number
     an output, flattened, or None) and 'top1' ('proved', 'refuted' or 'unknown', or None). Returns the content of
     hil.json; what failed is in 'failures', also when the device dies on the way. Raises InputError on inputs that do
-    not fit.
+    not fit. A label may be None where an input has none.
+
+    `streams` are run after the samples, each from the reset state and without another reset (`codesign.hil.streams`).
 
     Every answer is appended to the file `journal` as it arrives; with `resume` those of an interrupted run of the same
     artifacts and samples are not asked for again. A device that is lost on the way is got back as `recovery` says; the
@@ -83,6 +88,7 @@ def cross_check(
     started = time.time()
     x = _checked_inputs(network, x)
     tags = _checked_labels(labels, len(x))
+    streams = [stream.checked(network) for stream in streams]
     holds = _by_sample(regions or (), len(x), int(np.prod(network.output.shape)))
     found = _Findings()
     run = {
@@ -96,6 +102,7 @@ def cross_check(
         "samples_sha256": hashlib.sha256(x.tobytes() + json.dumps(tags).encode()).hexdigest(),
         "traced_samples": traced_samples,
         "quantized_samples": quantized_samples,
+        "streams_sha256": [stream.digest() for stream in streams],
     }
     with optional_journal(journal, run, resume) as answers:
         session = Session(target, answers, recovery)
@@ -104,14 +111,15 @@ def cross_check(
         if comparable:
             try:
                 _run(
-                    session, network, float_network, x, tags, holds, traced_samples, quantized_samples, progress, found
-                )
+                    session, network, float_network, x, tags, holds, traced_samples, quantized_samples, progress, found,
+                    streams,
+                )  # fmt: skip
             except DeviceError as error:
                 found.failures.append(str(error))
             metrics = _metrics(session, found.failures)
             if metrics is not None:
                 _confirm_identity(session, found.failures)
-    _judge(found, len(x))
+    _judge(found, len(x), len(streams))
     identity = target.identity
     return {
         "format": FORMAT,
@@ -133,6 +141,7 @@ def cross_check(
         "summary": _summary(found, len(x)),
         "samples": found.samples,
         "traces": found.traces,
+        "streams": found.streams,
         "divergence": found.divergence,
         "link": session.link(),
         "seconds": time.time() - started,
@@ -194,12 +203,13 @@ def _run(
     network: IntegerNetwork,
     float_network: FloatNetwork,
     x: npt.NDArray[np.float32],
-    labels: list[int] | None,
+    labels: list[int | None] | None,
     holds: list[_Region],
     traced_samples: int,
     quantized_samples: int,
     progress: Progress | None,
     found: _Findings,
+    streams: Sequence[Stream],
 ) -> None:
     from codesign.network import evaluate
     from codesign.semantics import dequantize, quantize_input, simulate
@@ -226,6 +236,7 @@ def _run(
         if traced_record["problem"]:
             found.failures.append(f"sample {index}: {traced_record['problem']}")
     first: ActivationArray | None = None
+    total = len(x) + sum(requests_of(stream, session, network) for stream in streams)
     for index in range(len(x)):
         output, count = session.infer(index, q[index])
         if output.shape != reference[index].shape:
@@ -255,7 +266,17 @@ def _run(
             }
         )
         if progress:
-            progress(index + 1, len(x))
+            progress(index + 1, total)
+    done = len(x)
+
+    def advance() -> None:
+        nonlocal done
+        done = min(done + 1, total)
+        if progress:
+            progress(done, total)
+
+    for number, stream in enumerate(streams):
+        found.streams.append(run_stream(session, network, float_network, number, stream, advance))
     if not np.array_equal(session.repeat(0, q[0]), np.asarray(first)):
         found.failures.append("sample 0 gives another output when sent again: the device keeps state between inputs")
 
@@ -294,7 +315,7 @@ def _against_region(
     }
 
 
-def _judge(found: _Findings, total: int) -> None:
+def _judge(found: _Findings, total: int, streams: int) -> None:
     samples, failures = found.samples, found.failures
     wrong = [s["index"] for s in samples if not s["bit_exact"]]
     if wrong:
@@ -308,6 +329,10 @@ def _judge(found: _Findings, total: int) -> None:
     ]
     if flipped:
         failures.append(f"{_some(flipped, total)} of another top-1 class than certified")
+    for record in found.streams:
+        failures.extend(stream_failures(record))
+    if len(found.streams) < streams and not failures:
+        failures.append(f"only {len(found.streams)} of {streams} streams were run")
     if len(samples) < total and not failures:
         failures.append(f"only {len(samples)} of {total} samples were run")
 
@@ -332,6 +357,7 @@ def _summary(found: _Findings, total: int) -> dict[str, Any]:
         "max_error": max((s["max_error"] for s in samples), default=None),
         "quantize_checked": found.quantize_checked,
         "quantize_equal": found.quantize_equal,
+        "stream_steps": sum(s["steps"] for s in found.streams),
     }
 
 
@@ -366,10 +392,10 @@ def _checked_inputs(network: IntegerNetwork, x: npt.NDArray[np.float32]) -> npt.
     return values
 
 
-def _checked_labels(labels: Sequence[int] | npt.NDArray[Any] | None, count: int) -> list[int] | None:
+def _checked_labels(labels: Sequence[int | None] | npt.NDArray[Any] | None, count: int) -> list[int | None] | None:
     if labels is None:
         return None
-    result = [int(label) for label in labels]
+    result = [None if label is None else int(label) for label in labels]
     if len(result) != count:
         raise InputError(f"there are {len(result)} labels for {count} samples")
     return result

@@ -40,6 +40,7 @@ from codesign.hil.protocol import (
     parse_metrics,
     parse_trace_step,
     parse_values,
+    stream_payload,
 )
 from codesign.quantization.integer import ActivationArray, Activations
 
@@ -249,6 +250,18 @@ class Device:
             raise DeviceError(refusal)
         raise self._silence(Command.TRACE, f" after {len(steps)} trace frames" if steps else "")
 
+    def stream(self, first: int, q: ActivationArray) -> Inference:
+        """Run steps of an endless sequence, q (steps, D) typed as for `infer`, and give the outputs of every step.
+
+        `first` numbers the first of them: 0 begins anew, else it has to follow the request before. NoReplyError where
+        the device has lost the stream: it was reset on the way.
+        """
+        payload = stream_payload(first, self._bytes(q))
+        reply = parse_inference(self._single(Command.STREAM, payload), self._activations)
+        if reply.output.size % len(q):
+            raise DeviceError(f"the device answers {len(q)} steps with {reply.output.size} values")
+        return Inference(reply.output.reshape(len(q), -1), reply.count)
+
     def metrics(self) -> Metrics:
         """Stack high-water mark and counts since reset."""
         return parse_metrics(self._single(Command.METRICS, b""))
@@ -334,6 +347,8 @@ class Device:
             raise _GarbledRequestError
         if code == ErrorCode.UNKNOWN_TYPE:
             raise DeviceError(f"the device does not know the request {command.name.lower()}; rebuild the firmware")
+        if code == ErrorCode.WRONG_STEP:
+            raise NoReplyError(f"the device on {self.port} has lost the stream: it was reset on the way")
         if code == ErrorCode.WRONG_LENGTH:
             # Said of a header that no CRC has covered yet: a damaged length looks the same.
             raise _GarbledRequestError(

@@ -31,6 +31,7 @@ _IDENTITY = struct.Struct("<HH32s16sIIHHHBBI")
 _METRICS = struct.Struct("<IIII")
 _TRACE = struct.Struct("<HHH")
 _COUNTER = struct.Struct("<Q")
+_STREAM = struct.Struct("<I")
 
 
 class DeviceError(CodesignError):
@@ -53,6 +54,7 @@ class Command(IntEnum):
     TRACE = 0x03
     METRICS = 0x04
     QUANTIZE = 0x05
+    STREAM = 0x06
 
 
 class ErrorCode(IntEnum):
@@ -61,6 +63,7 @@ class ErrorCode(IntEnum):
     BAD_CRC = 1
     UNKNOWN_TYPE = 2
     WRONG_LENGTH = 3
+    WRONG_STEP = 4
     FAULT = 16  # sequence 0; payload goes on with pc, CFSR and HFSR, u32 each
 
 
@@ -253,6 +256,23 @@ def parse_inference(payload: bytes, activations: Activations = "int8") -> Infere
         raise DeviceError(f"the device's inference reply has only {len(payload)} bytes")
     output = parse_values(payload[: -_COUNTER.size], activations)
     return Inference(output, _COUNTER.unpack(payload[-_COUNTER.size :])[0])
+
+
+def stream_payload(first: int, values: bytes) -> bytes:
+    """Of a stream request: the number of its first step, 0 to begin anew, and the steps' inputs."""
+    return _STREAM.pack(first) + values
+
+
+def steps_per_request(identity: Identity, outputs: int) -> int:
+    """How many steps of a stream fit one request and its reply of `outputs` values a step; at least 1.
+
+    The device has room for a whole float32 input (where a frame cannot hold that: an integer one), and for one step.
+    """
+    size = 2 if identity.activations == "int16" else 1
+    floats = 4 * identity.input_size
+    room = floats if floats <= MAX_PAYLOAD else size * identity.input_size
+    asked = (room - _STREAM.size) // (size * identity.features)
+    return max(1, min(asked, (MAX_PAYLOAD - _COUNTER.size) // (size * outputs)))
 
 
 def parse_trace_step(payload: bytes, activations: Activations = "int8") -> TraceStep:

@@ -78,6 +78,37 @@ class Session:
             raise _damaged()
         return quantized.reshape(np.shape(x))
 
+    def stream(
+        self, number: int, q: ActivationArray, steps: int, advance: Callable[[], None] = lambda: None
+    ) -> tuple[ActivationArray, int | None]:
+        """Outputs (L, outputs) after every step of the stream q (L, D), `steps` a request, and the counter's sum.
+
+        From the journal where it is there. A device that is lost on the way starts it again.
+        """
+        known = self._known("stream", number)
+        if known is None:
+            outputs, count = self._asked("stream", number, lambda: self._run_stream(q, steps, advance))
+            known = self._keep("stream", number, {"output": outputs.reshape(-1).tolist(), "count": count})
+        count = known.get("count")
+        values = self._values(known, "output")
+        if (count is not None and (type(count) is not int or count < 0)) or not values.size or values.size % len(q):
+            raise _damaged()
+        return values.reshape(len(q), -1), count
+
+    def _run_stream(
+        self, q: ActivationArray, steps: int, advance: Callable[[], None]
+    ) -> tuple[ActivationArray, int | None]:
+        outputs, counts = [], []
+        for first in range(0, len(q), steps):
+            reply = self.target.device.stream(first, q[first : first + steps])
+            outputs.append(reply.output)
+            counts.append(self.target.count(reply))
+            advance()
+        if len({part.shape[1] for part in outputs}) != 1:
+            raise DeviceError("the device changes the number of outputs a step during a stream")
+        told = [count for count in counts if count is not None]
+        return np.concatenate(outputs), sum(told) if told else None
+
     def record(
         self,
         kind: str,

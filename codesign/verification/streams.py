@@ -48,8 +48,9 @@ def integer_stream(network: IntegerNetwork, q: ActivationArray) -> ActivationArr
     return value.reshape(batch, steps, -1)
 
 
-def float_stream(network: FloatNetwork, x: npt.ArrayLike) -> Array:
-    """Float outputs (B, L, M) after each of the L steps of x (B, L, D), from one reset. InputError for other heads."""
+def float_stream(network: FloatNetwork, x: npt.ArrayLike, logits: bool = False) -> Array:
+    """Float outputs (B, L, M) after each of the L steps of x (B, L, D), from one reset; `logits`: without a final
+    softmax. InputError for other heads."""
     values = np.asarray(x, np.float64)
     batch, steps, features = values.shape
     lstms = [layer for layer in network.layers if isinstance(layer, Lstm)]
@@ -60,5 +61,5 @@ def float_stream(network: FloatNetwork, x: npt.ArrayLike) -> Array:
     if not rest:
         return hidden
     rows = hidden.reshape(batch * steps, 1, -1)
-    out = evaluate(replace(network, input_shape=(1, rows.shape[2]), layers=rest), rows)
+    out = evaluate(replace(network, input_shape=(1, rows.shape[2]), layers=rest), rows, logits=logits)
     return np.asarray(out).reshape(batch, steps, -1)

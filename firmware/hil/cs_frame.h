@@ -14,6 +14,9 @@
 #define CS_ERROR_CRC 1u
 #define CS_ERROR_TYPE 2u
 #define CS_ERROR_LENGTH 3u
+#define CS_ERROR_STREAM 4u /* a stream request that does not follow the one before */
+#define CS_ERROR_UNSUPPORTED 6u /* this firmware's runtime cannot answer it */
+#define CS_ERROR_RUNTIME 7u     /* the runtime cannot run the model; its status (u8) follows */
 #define CS_ERROR_FAULT 16u
 
 typedef struct {

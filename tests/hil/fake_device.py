@@ -19,6 +19,7 @@ import numpy as np
 
 from codesign.quantization.integer import IntegerNetwork, IntLstm
 from codesign.semantics import quantize_input, simulate_trace
+from codesign.verification.streams import integer_stream
 
 Fault = Callable[[int, bytes], bytes]  # number of the request, reply as it should be -> what is sent
 
@@ -52,6 +53,9 @@ class FakeDevice:
         self.master, self.slave = pty.openpty()
         tty.setraw(self.slave)
         self.port = os.ttyname(self.slave)
+        self.stream: list[np.ndarray] = []  # the steps of the stream that goes on
+        self.stream_before = -1  # where the last request of it began
+        self.streams = True  # old firmware does not know streams
         self._stop_read, self._stop_write = os.pipe()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -93,6 +97,8 @@ class FakeDevice:
         size = steps * features
         value_type = np.dtype(network.activations)
         lengths = {1: 0, 2: size * value_type.itemsize, 3: size * value_type.itemsize, 4: 0, 5: 4 * size}
+        if kind == 6 and self.streams:
+            return self._step(sequence, payload)
         if kind not in lengths:
             return frame(0xFF, sequence, bytes([2, kind]))
         if len(payload) != lengths[kind]:
@@ -111,6 +117,7 @@ class FakeDevice:
         if kind == 5:
             x = np.frombuffer(payload, "<f4").reshape(1, steps, features)
             return frame(0x85, sequence, quantize_input(network, x).tobytes())
+        self.stream, self.stream_before = [], -1
         q = np.frombuffer(payload, value_type).reshape(1, steps, features)
         trace = simulate_trace(network, q)
         output = self.corrupt(-1, trace.outputs[-1].reshape(-1).copy()).tobytes()
@@ -124,3 +131,17 @@ class FakeDevice:
         return reply + frame(
             0x83, sequence, struct.pack("<HHH", 0xFFFF, 0, len(output) // value_type.itemsize) + output
         )
+
+    def _step(self, sequence: int, payload: bytes) -> bytes:
+        value_type, features = np.dtype(self.network.activations), self.network.input.shape[1]
+        size = value_type.itemsize * features
+        if len(payload) <= 4 or (len(payload) - 4) % size:
+            return frame(0xFF, sequence, b"\x03\x06")
+        (first,) = struct.unpack_from("<I", payload)
+        if first not in (0, len(self.stream) or -1, self.stream_before):
+            return frame(0xFF, sequence, b"\x04\x06")
+        new = list(np.frombuffer(payload[4:], value_type).reshape(-1, features))
+        self.stream, self.stream_before = self.stream[:first] + new, first
+        outputs = integer_stream(self.network, np.stack(self.stream)[None])[0, first:]
+        outputs = np.stack([self.corrupt(-2, row.copy()) for row in outputs])
+        return frame(0x86, sequence, outputs.tobytes() + struct.pack("<Q", 7 * len(new)))

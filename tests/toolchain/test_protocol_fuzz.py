@@ -73,6 +73,37 @@ def test_every_command(harness: Path) -> None:
     assert struct.unpack("<IIII", metrics.payload) == (100, 8192, 2, 0)
 
 
+def test_a_stream_may_repeat_its_last_request_and_nothing_else(harness: Path) -> None:
+    q = np.arange(-10, 10, dtype=np.int8).reshape(5, 4)
+    sums = np.cumsum(q.sum(1, dtype=np.int64)).astype(np.int8)
+
+    def ask(sequence: int, first: int, part: np.ndarray) -> bytes:
+        return frame(0x06, sequence, struct.pack("<I", first) + part.tobytes())
+
+    def answer(sequence: int, first: int, count: int) -> Frame:
+        outputs = b"".join(sums[k : k + 1].tobytes() + bytes([k + 1]) for k in range(first, first + count))
+        return Frame(0x86, sequence, outputs + struct.pack("<Q", 1234 * count))
+
+    refused = [Frame(0xFF, k, bytes([4, 6])) for k in range(20)]
+    frames = exchange(
+        harness, ask(1, 3, q[3:]), ask(2, 0xFFFFFFFF, q[:1]), ask(3, 0, q[:2]), ask(4, 2, q[2:3]), ask(5, 2, q[2:3]),
+        ask(6, 3, q[3:]), ask(7, 2, q[2:3]), ask(8, 3, q[3:]), frame(0x04, 9), frame(0x02, 10, bytes(12)),
+        ask(11, 5, q[:1]), ask(12, 0, q),
+    )  # fmt: skip
+    assert [f.type for f in frames[8:10]] == [0x84, 0x82]
+    assert frames[:8] == [
+        refused[1], refused[2], answer(3, 0, 2), answer(4, 2, 1), answer(5, 2, 1), answer(6, 3, 2), refused[7],
+        answer(8, 3, 2),
+    ]  # fmt: skip
+    assert frames[10:] == [refused[11], answer(12, 0, 5)]  # an inference ends the stream
+
+
+def test_stream_requests_hold_whole_steps(harness: Path) -> None:
+    for length in (0, 4, 7, 9, 49):
+        (reply,) = exchange(harness, frame(0x06, 3, bytes(length)))
+        assert (reply.type, reply.payload) == (0xFF, bytes([3, 6]))
+
+
 def test_error_replies(harness: Path) -> None:
     good = frame(0x01, 9)
     bad_crc = good[:-1] + bytes([good[-1] ^ 1])

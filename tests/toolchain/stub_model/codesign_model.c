@@ -19,8 +19,34 @@ void cs_model_init(void)
     scratch[0] = (uint8_t)(*first + scratch[STUB_RAM_BYTES - 1]);
 }
 
+static uint8_t stream_state[2];
+
 void cs_model_reset(void)
 {
+    stream_state[0] = 0;
+    stream_state[1] = 0;
+}
+
+void cs_model_step(const int8_t *input, int8_t *output)
+{
+    for (int i = 0; i < CS_MODEL_FEATURES; i++) {
+        stream_state[0] = (uint8_t)(stream_state[0] + (uint8_t)input[i]);
+    }
+    stream_state[1]++;
+    output[0] = (int8_t)stream_state[0];
+    output[1] = (int8_t)stream_state[1];
+}
+
+void cs_model_get_state(uint8_t *state)
+{
+    state[0] = stream_state[0];
+    state[1] = stream_state[1];
+}
+
+void cs_model_set_state(const uint8_t *state)
+{
+    stream_state[0] = state[0];
+    stream_state[1] = state[1];
 }
 
 const uint8_t *cs_model_hash(void)

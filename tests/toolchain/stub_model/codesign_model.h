@@ -10,6 +10,10 @@
 #define CS_MODEL_OUTPUT_SIZE 5
 #define CS_MODEL_LSTM_LAYERS 1
 
+#define CS_MODEL_STREAMING 1
+#define CS_MODEL_STEP_OUTPUT_SIZE 2
+#define CS_MODEL_STATE_SIZE 2
+
 #define STUB_BAD_READ 127
 #define STUB_OVERFLOW 126
 #define STUB_LOOP 125
@@ -25,6 +29,10 @@ void cs_model_invoke(const int8_t *input, int8_t *output);
 void cs_model_dequantize_output(const int8_t *q, float *y);
 const uint8_t *cs_model_hash(void);
 void cs_model_invoke_traced(const int8_t *input, int8_t *output, cs_trace_fn trace, void *context);
+/* The sum of all inputs since the reset, and the number of steps. */
+void cs_model_step(const int8_t *input, int8_t *output);
+void cs_model_get_state(uint8_t *state);
+void cs_model_set_state(const uint8_t *state);
 /* Recurses without end. */
 int stub_overflow(int depth);
 

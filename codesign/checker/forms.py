@@ -126,6 +126,11 @@ class Form:
     generators: Array
     error: Array
 
+    @staticmethod
+    def loose(box: Box) -> Form:
+        """Anything in the box, without a symbol."""
+        return Form(box.mid, np.zeros((*box.lo.shape, 0)), box.rad)
+
     @cached_property
     def radius(self) -> Array:
         total = np.abs(self.generators).sum(-1)
@@ -148,9 +153,9 @@ Term = tuple[Matrix | Array | float, Form]
 
 
 class Symbols:
-    """Counts the noise symbols of a replay; every use of a symbol is a column."""
+    """Counts the noise symbols of a replay; every use of a symbol is a column. The first `inputs` are the input's."""
 
-    count = 0
+    count = inputs = 0
 
     def over(self, box: Box) -> Form:
         """A fresh symbol for every value of the box."""
@@ -165,6 +170,38 @@ class Symbols:
         generators[:, :, :width] += np.where(chosen[:, :, None], 0.0, form.generators)
         center, error = (np.where(chosen, a, b) for a, b in ((fresh.center, form.center), (fresh.error, form.error)))
         return Form(center, generators, error)
+
+
+class Ages:
+    """When the symbols that a recurrent layer's state depends on first occurred in it, to fold the oldest ones."""
+
+    def __init__(self, symbols: Symbols) -> None:
+        self.symbols = symbols
+        self.first = np.full(0, -1)  # a step for each symbol; -1: not in the state
+
+    def note(self, forms: Sequence[Form], step: int) -> None:
+        """The state after a step."""
+        self.first = np.concatenate([self.first, np.full(self.symbols.count - len(self.first), -1)])
+        for form in forms:
+            used = form.generators.any((0, 1))
+            width = len(used)
+            self.first[:width][used & (self.first[:width] < 0)] = step
+
+    def fold(self, forms: Sequence[Form], kept_from: int, step: int) -> list[Form]:
+        """One fresh symbol a value instead of all that occurred before step `kept_from`, but for the input's."""
+        old = (self.first >= 0) & (self.first < kept_from)
+        old[: self.symbols.inputs] = False
+        folded = []
+        for form in forms:
+            g = form.generators
+            chosen = old[: g.shape[-1]]
+            spread = up(np.abs(g[..., chosen]).sum(-1) * (1 + gamma(len(chosen))))
+            fresh = self.symbols.over(Box(-spread, spread))
+            fresh.generators[..., : g.shape[-1]] += np.where(chosen, 0.0, g)
+            folded.append(Form(form.center + fresh.center, fresh.generators, up(form.error + fresh.error)))
+        self.first[old] = -1
+        self.note(folded, step)
+        return folded
 
 
 def affine(terms: Sequence[Term], constant: Box, symbols: Symbols | None = None) -> Form:

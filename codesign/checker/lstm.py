@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codesign.checker.forms import UNIT, Array, Box, Form, Matrix, Pair, Symbols, Term, affine, join, up
+from codesign.checker.forms import UNIT, Ages, Array, Box, Form, Matrix, Pair, Symbols, Term, affine, join, up
 from codesign.checker.integer import GATE_HI, GATE_LO, GATE_STEP, acting, effective, rescaling_error, tensor_range
 from codesign.checker.result import CannotCheck, demand
 from codesign.checker.solver import Facts, Function
@@ -56,14 +56,14 @@ class LstmReplay:
         self.hidden_rounding = float(up(op.output.scale * worst + gain))  # |o tanh(c)| <= 1
         self.hidden_range = tensor_range(op.output)
         self.tables = {f: lstm_table_range(f, -12) for f in ("sigmoid", "tanh")}
-        self.cell_table = lstm_table_range("tanh", op.cell_shift)
+        self.cell_shift, self.cell_table = op.cell_shift, lstm_table_range("tanh", op.cell_shift)
 
     def run(self, inputs: Sequence[Pair]) -> list[Pair]:
         """The hidden state after every step, from the reset state."""
         shape = (inputs[0].value.center.shape[0], self.units)
         zero = Form(np.zeros(shape), np.zeros((*shape, 0)), np.zeros(shape))
         hidden = cell = Pair.of(zero, zero)
-        outputs = []
+        ages, outputs = Ages(self.symbols), []
         for step, x in enumerate(inputs):
             place, H = f"{self.layer.name}[{step}]", self.units
             gates = self._gates(x, hidden, place)
@@ -71,8 +71,19 @@ class LstmReplay:
             cell = self._cell(i, f, g, cell, place)
             squashed = relaxed("tanh", f"{place} cell tanh", cell, self.cell_table, self.facts, self.symbols)
             hidden = self._hidden(o, squashed, place)
+            hidden, cell = self._folded(ages, hidden, cell, step, place)
             outputs.append(hidden)
         return outputs
+
+    def _folded(self, ages: Ages, hidden: Pair, cell: Pair, step: int, place: str) -> tuple[Pair, Pair]:
+        """The state with its oldest symbols folded, where that is recorded; boxes stay."""
+        forms = [hidden.value, hidden.difference, cell.value, cell.difference]
+        ages.note(forms, step)
+        kept_from = self.facts.choices.fold(place)
+        if kept_from is None:
+            return hidden, cell
+        h, dh, c, dc = ages.fold(forms, kept_from, step)
+        return Pair(h, dh, hidden.value_box, hidden.difference_box), Pair(c, dc, cell.value_box, cell.difference_box)
 
     def _gates(self, x: Pair, h: Pair, place: str) -> Pair:
         shape = (x.value.center.shape[0], 4 * self.units)

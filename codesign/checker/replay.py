@@ -68,6 +68,7 @@ def input_pairs(network: IntegerNetwork, lo: Array, hi: Array, on_grid: Flags, s
     single = np.where(grid, up(FLOAT32 * x_box.mag * (1 + 1e-9)), 0.0)
     x_box = Box(np.where(grid, x_box.lo - single, x_box.lo), np.where(grid, x_box.hi + single, x_box.hi))
     x = symbols.over(x_box)
+    symbols.inputs = symbols.count
     noise, gap, by_grid = input_difference(network.input, x_box, grid)
     dx = affine([(np.where(by_grid, -1.0, 0.0), x)], noise, symbols)
     whole = Pair(x, dx, x_box, dx.box.meet(gap))

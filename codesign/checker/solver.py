@@ -47,6 +47,16 @@ class Choices:
             raise Invalid(f"the proof's slopes end before step {self._step - 1}, {place}")
         return [self._slopes[:, k : k + units] for k in range(start, self._slope, units)]
 
+    def fold(self, place: str) -> int | None:
+        """The first step whose symbols are kept after the step `place`; None where none are folded there."""
+        found = self._steps[self._step] if self._step < len(self._steps) else None
+        if not isinstance(found, list) or found[:2] != ["fold", place]:
+            return None
+        if len(found) != 3 or type(found[2]) is not int or found[2] < 0:
+            raise Invalid(f"the proof's step {self._step} is {found}, which names no step to keep symbols from")
+        self._step += 1
+        return int(found[2])
+
     def resets(self, units: int) -> Flags:
         """(B, units)."""
         self._reset += units

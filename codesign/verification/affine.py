@@ -45,7 +45,7 @@ def up(x: Array) -> Array:
 class Pool:
     """Allocates noise symbols and remembers the source of each, so that a bound can be decomposed by source.
 
-    `resets` remembers which units `reset_wide` gave up, (B, n) a call: a replay has to do the same.
+    `resets` remembers the units whose form was given up for its box, (B, n) a call: a replay has to do the same.
     """
 
     blocks: list[tuple[tuple[str, ...], int, int, Array | None]] = field(default_factory=list)

@@ -76,6 +76,8 @@ def obligations(batches: Sequence[RelaxationBatch], picks: npt.NDArray[np.int64]
     result: list[Obligation] = []
     start = 0
     for batch in batches:
+        if batch.kind == "fold":
+            continue
         size = batch.lo.size
         index = np.arange(size) if picks is None else picks[(picks >= start) & (picks < start + size)] - start
         start += size
@@ -93,7 +95,7 @@ def obligations(batches: Sequence[RelaxationBatch], picks: npt.NDArray[np.int64]
 
 
 def count(batches: Sequence[RelaxationBatch]) -> int:
-    return sum(batch.lo.size for batch in batches)
+    return sum(batch.lo.size for batch in batches if batch.kind != "fold")
 
 
 def discharge(

@@ -34,6 +34,7 @@ from codesign.verification.unit_forms import (
     NEW_GATE,
     NEW_HIDDEN,
     NEW_TANH,
+    ROWS,
     UnitForm,
     UnitRows,
     combined,
@@ -43,6 +44,8 @@ from codesign.verification.unit_forms import (
 )
 
 GATE_LIMIT = (-8.0, 8.0 - rounding.GATE_STEP)
+# The rows of a region take at most this many bytes; what they hold beyond is folded (`UnitRows.fold`).
+ROWS_BYTES = 1 << 27
 _RESET = 1.3  # a form wider than its box by this factor is replaced by the box
 
 
@@ -176,6 +179,7 @@ class LstmPropagation:
     ) -> None:
         self.layer, self.op, self.pool, self.recorder = layer, op, pool, recorder
         self.units = layer.units
+        self.limit = ROWS_BYTES // (8 * ROWS * self.units)
         self.weights = layer_weights(layer, op, variants)
         cell_step = 2.0**op.cell_shift
         self.cell_limit = (-32768 * cell_step, 32767 * cell_step)
@@ -199,13 +203,16 @@ class LstmPropagation:
     def run(self, inputs: Sequence[Pair], last_only: bool = False) -> list[Pair]:
         """The hidden states after every step, or after the last one only."""
         batch = inputs[0].value.center.shape[0]
-        rows = UnitRows(batch, self.units, self.pool)
+        rows = UnitRows(batch, self.units, self.pool, len(inputs), sum(x.value.center.shape[1] for x in inputs))
         zero = np.zeros((batch, 1, self.units))
         nothing = UnitForm.of_rows(CELL, zero, zero, zero)[0]
         hidden = cell = _UnitPair(nothing, nothing, Box(zero[:, 0], zero[:, 0]), Box(zero[:, 0], zero[:, 0]))
         outputs, largest = [], []
         for step, x in enumerate(inputs):
             hidden, cell = self._step(rows, x, hidden, cell, f"{self.layer.name}[{step}]")
+            kept_from = rows.fold(step, self.limit)
+            if kept_from is not None and self.recorder is not None:
+                self.recorder.fold(f"{self.layer.name}[{step}]", kept_from, batch)
             largest.append(hidden.difference_box.mag.max(1))
             if not last_only or step == len(inputs) - 1:
                 forms = [rows.form(f.center, f.error, d) for f, d in ((hidden.value, False), (hidden.difference, True))]
@@ -228,12 +235,13 @@ class LstmPropagation:
         gap, hat = (w.W_gap.value, w.R_gap.value), (w.W_int.value, w.R_int.value)
         rows.begin(x.value, x.difference, w.W.value, w.R.value, gap, hat)
         z_center, z_error = _mapped([(w.W, x.value), (w.R, h.value)], w.b, 0.0)
-        terms = [(w.W_gap, x.value), (w.W_int, x.difference), (w.R_gap, h.value), (w.R_int, h.difference)]
+        terms: list[tuple[Matrix, Form | UnitForm]] = [(w.W_gap, x.value), (w.W_int, x.difference)]
+        terms += [(w.R_gap, h.value), (w.R_int, h.difference)]
         d_center, d_error = _mapped(terms, w.b_gap, w.b_slack)
         shape = (z_center.shape[0], 4, H)
         z_sums, d_sums, own_sums = rows.row_sums()
-        z, z_box = rows.base(GATE, *(a.reshape(shape) for a in (z_center, z_error)), z_sums)
-        dz, d_box = rows.base(D_GATE, *(a.reshape(shape) for a in (d_center, d_error)), d_sums + own_sums)
+        z, z_box = rows.base(GATE, z_center.reshape(shape), z_error.reshape(shape), z_sums)
+        dz, d_box = rows.base(D_GATE, d_center.reshape(shape), d_error.reshape(shape), d_sums + own_sums)
         z_box, d_box = (Box(b.lo.reshape(-1, 4 * H), b.hi.reshape(-1, 4 * H)) for b in (z_box, d_box))
         noise = self._gate_noise(x, h, z_box, d_box)
         d_box = d_box + noise
@@ -243,9 +251,9 @@ class LstmPropagation:
         value = combined([(slope, z)], mid).with_symbol(range(NEW_GATE, NEW_GATE + 4), rad)
         difference = combined([(slope_z, z), (slope_d, dz)], d_mid)
         difference = difference.with_symbol(range(NEW_D_GATE, NEW_D_GATE + 4), d_rad)
-        box = rows.box(value, sums=np.abs(slope) * z_sums).meet(lo, hi)
+        box = rows.box(value, np.abs(slope) * z_sums).meet(lo, hi)
         both = rows.sums(difference.weights, difference=False) + np.abs(slope_d) * own_sums
-        return _UnitPair(value, difference, box, rows.box(difference, sums=both).meet(d_lo, d_hi))
+        return _UnitPair(value, difference, box, rows.box(difference, both).meet(d_lo, d_hi))
 
     def _relaxed_gates(self, z: Box, d: Box, noise: Box, place: str) -> list[Array]:
         """(B, 4H) each: slope, middle and radius of the gates' planes; slopes in z and d, middle and radius of the
@@ -307,15 +315,16 @@ class LstmPropagation:
         i, f, g = gates[0], gates[1], gates[2]
         names = (f"{place} forget * cell", f"{place} input * gate")
         product = _Products(rows, _stack([f, i]), _stack([c, g]), names, self.recorder)
-        new = summed(product.value)
+        new, moved = summed(product.value), summed(product.difference)
+        sums = rows.sums(np.stack([new.weights, moved.weights], axis=1))
         new = new.with_symbol(NEW_CELL, up(product.value_noise.sum(1) + product.slack))
         both = product.value_box.rows(0) + product.value_box.rows(1)
-        own = rows.box(new, difference=False)
+        own = rows.box(new, sums[:, 0])
         box = own.meet(both.lo, both.hi)
         float_clip = self._float_clip(box)
         if float_clip is not None:
             new = combined([(1.0, new)], float_clip.mid).with_symbol(NEW_CELL, float_clip.rad)
-            own = rows.box(new, difference=False)
+            own = rows.box(new, sums[:, 0])
             box = (box + float_clip).meet(-self.layer.cell_clip, self.layer.cell_clip)
         new, size = self._kept(new, own, box, NEW_CELL)
         parts = [product.integer_box.rows(k) for k in range(2)]
@@ -328,7 +337,7 @@ class LstmPropagation:
         if float_clip is not None:
             noise = noise + Box(-float_clip.hi, -float_clip.lo)
         lost = product.slack + 2 * UNIT * np.abs(noise.mid)
-        difference = combined([(1.0, summed(product.difference))], noise.mid)
+        difference = combined([(1.0, moved)], noise.mid)
         difference = difference.with_symbol(NEW_D_CELL, up(product.difference_noise.sum(1) + noise.rad + lost))
         slots = [*range(NEW_D_GATE, NEW_D_GATE + 3), NEW_D_CELL]
         shares = [np.abs(difference.weights[..., slot]) for slot in slots]
@@ -337,14 +346,15 @@ class LstmPropagation:
         reach = Box(np.maximum(integer_box.lo, self.cell_limit[0]), np.minimum(integer_box.hi, self.cell_limit[1]))
         reach = Box(np.minimum(reach.lo, self.cell_limit[1]), np.maximum(reach.hi, self.cell_limit[0]))
         gap = reach + Box(-box.hi, -box.lo)
-        difference, d_box, d_size, shares = self._met(rows, difference, gap, NEW_D_CELL, shares)
+        difference, d_box, d_size, shares = self._met(
+            rows.box(difference, sums[:, 1]), difference, gap, NEW_D_CELL, shares
+        )
         return _UnitPair(new, difference, box, d_box), [size, d_size], shares
 
     def _met(
-        self, rows: UnitRows, form: UnitForm, limit: Box, slot: int, shares: list[Array]
+        self, own: Box, form: UnitForm, limit: Box, slot: int, shares: list[Array]
     ) -> tuple[UnitForm, Box, Array, list[Array]]:
-        """A difference with its box, given another interval of it: replaced by a symbol where it is much wider."""
-        own = rows.box(form)
+        """A difference of range `own` with its box, given another interval of it; given up where it is much wider."""
         box = own.meet(limit.lo, limit.hi)
         kept, size = self._kept(form, own, box, slot)
         wide = self.pool.resets[-1]
@@ -379,28 +389,33 @@ class LstmPropagation:
         difference = difference.with_symbol(NEW_D_TANH, merged.rad)
         image = relaxation.image("tanh", cell.value_box)
         d_image = relaxation.difference_image("tanh", cell.value_box, cell.difference_box) + table
-        box = rows.box(value, difference=False).meet(image.lo, image.hi)
-        return _UnitPair(value, difference, box, rows.box(difference).meet(d_image.lo, d_image.hi))
+        sums = rows.sums(np.stack([value.weights, difference.weights], axis=1))
+        box = rows.box(value, sums[:, 0]).meet(image.lo, image.hi)
+        return _UnitPair(value, difference, box, rows.box(difference, sums[:, 1]).meet(d_image.lo, d_image.hi))
 
     def _hidden(
         self, rows: UnitRows, o: _UnitPair, t: _UnitPair, place: str
     ) -> tuple[_UnitPair, list[Array], list[Array]]:
         """As `_cell`, of the hidden state."""
         product = _Products(rows, _stack([o]), _stack([t]), (f"{place} output * tanh",), self.recorder)
-        value = summed(product.value).with_symbol(NEW_HIDDEN, up(product.value_noise[:, 0] + product.slack))
-        own = rows.box(value, difference=False)
+        value, moved = summed(product.value), summed(product.difference)
+        sums = rows.sums(np.stack([value.weights, moved.weights], axis=1))
+        value = value.with_symbol(NEW_HIDDEN, up(product.value_noise[:, 0] + product.slack))
+        own = rows.box(value, sums[:, 0])
         box = own.meet(product.value_box.lo[:, 0], product.value_box.hi[:, 0])
         value, size = self._kept(value, own, box, NEW_HIDDEN)
         integer_box = product.integer_box.rows(0).widen(self.hidden_rounding)
         noise = rounding.saturation_error(integer_box, *self.hidden_limit).widen(self.hidden_rounding)
         radius = up(product.difference_noise[:, 0] + product.slack)
-        difference = combined([(1.0, summed(product.difference))], noise.mid).with_symbol(NEW_D_HIDDEN, radius)
+        difference = combined([(1.0, moved)], noise.mid).with_symbol(NEW_D_HIDDEN, radius)
         slots = [NEW_D_GATE + 3, NEW_D_TANH, NEW_D_HIDDEN]
         shares = [*(np.abs(difference.weights[..., slot]) for slot in slots), noise.rad]
         difference = difference.with_symbol(NEW_D_HIDDEN, noise.rad).merged(slots, NEW_D_HIDDEN)
         reach = Box(np.clip(integer_box.lo, *self.hidden_limit), np.clip(integer_box.hi, *self.hidden_limit))
         gap = reach + Box(-box.hi, -box.lo)
-        difference, d_box, d_size, shares = self._met(rows, difference, gap, NEW_D_HIDDEN, shares)
+        difference, d_box, d_size, shares = self._met(
+            rows.box(difference, sums[:, 1]), difference, gap, NEW_D_HIDDEN, shares
+        )
         return _UnitPair(value, difference, box, d_box), [size, d_size], shares
 
 
@@ -446,22 +461,21 @@ class _Products:
     ) -> None:
         xb, yb, dx, dy = x.value_box, y.value_box, x.difference_box, y.difference_box
         x0, y0 = xb.mid, yb.mid
-        records = None if recorder is None else (Recorder(), Recorder())
-        spread = _residual(rows, x.value, xb, y.value, yb, False, records and records[0])
-        self.value = combined([(x0, y.value), (y0, x.value)], np.asarray(spread.mid - x0 * y0))
-        self.value_noise = spread.rad
-        self.value_box = product_box(xb, yb)
         # midpoints x~ = x + dx/2, y~ = y + dy/2:  d(xy) = x~ dy + dx y~
         xt, yt = (p.value_box + Box(0.5 * p.difference_box.lo, 0.5 * p.difference_box.hi) for p in (x, y))
         x_mid, y_mid = (combined([(1.0, p.value), (0.5, p.difference)]) for p in (x, y))
-        both = _residual(
-            rows,
-            joined([x_mid, x.difference]), Box.joined([xt, dx]),
-            joined([y.difference, y_mid]), Box.joined([dy, yt]),
-            True, records and records[1],
-        )  # fmt: skip
         count = len(places)
-        first, second = both.rows(slice(0, count)), both.rows(slice(count, None))
+        record = None if recorder is None else Recorder()
+        residual = _residual(
+            rows,
+            joined([x.value, x_mid, x.difference]), Box.joined([xb, xt, dx]),
+            joined([y.value, y.difference, y_mid]), Box.joined([yb, dy, yt]),
+            record,
+        )  # fmt: skip
+        spread, first, second = (residual.rows(slice(k * count, (k + 1) * count)) for k in range(3))
+        self.value = combined([(x0, y.value), (y0, x.value)], np.asarray(spread.mid - x0 * y0))
+        self.value_noise = spread.rad
+        self.value_box = product_box(xb, yb)
         dx0, dy0 = dx.mid, dy.mid
         self.difference = combined(
             [(xt.mid, y.difference), (dy0, x_mid), (yt.mid, x.difference), (dx0, y_mid)],
@@ -471,17 +485,13 @@ class _Products:
         self.integer_box = product_box(xb + dx, yb + dy)
         size = np.abs(x0 * y0) + np.abs(xt.mid * dy0) + np.abs(dx0 * yt.mid) + spread.mag + first.mag + second.mag
         self.slack: Array = 16 * UNIT * size.sum(1)  # rounding of the constants that `combined` does not see
-        if recorder is not None and records is not None:
-            value, difference = (r.batches[0] for r in records)
+        if recorder is not None and record is not None:
             for k, place in enumerate(places):
-                recorder.add(value.part(place, (slice(None), k)))
-                for m in (k, count + k):
-                    recorder.add(difference.part(f"{place} difference", (slice(None), m)))
+                for m, name in enumerate((place, f"{place} difference", f"{place} difference")):
+                    recorder.add(record.batches[0].part(name, (slice(None), m * count + k)))
 
 
-def _residual(
-    rows: UnitRows, x: UnitForm, xb: Box, y: UnitForm, yb: Box, difference: bool, recorder: Recorder | None
-) -> Box:
+def _residual(rows: UnitRows, x: UnitForm, xb: Box, y: UnitForm, yb: Box, recorder: Recorder | None) -> Box:
     rx, ry = relaxation.scales(xb), relaxation.scales(yb)
-    p, q = rows.sum_and_difference(x, xb.mid, rx, y, yb.mid, ry, difference)
+    p, q = rows.sum_and_difference(x, xb.mid, rx, y, yb.mid, ry)
     return relaxation.square_residual(p, q, rx, ry, "", recorder)

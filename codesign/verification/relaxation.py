@@ -30,9 +30,12 @@ _VALUE_SLACK = 2.0**-46
 
 @dataclass(frozen=True, eq=False)
 class RelaxationBatch:
-    """Planes emitted at one place of the network: arrays of shape (B, n) except for the description."""
+    """Planes emitted at one place of the network: arrays of shape (B, n) except for the description.
 
-    kind: Kind
+    Of kind 'fold' there are no planes: n is the first step whose symbols are kept after the step of that place.
+    """
+
+    kind: Kind | Literal["fold"]
     place: str
     lower: tuple[Array, ...]  # box, one array a variable
     upper: tuple[Array, ...]
@@ -55,6 +58,11 @@ class Recorder:
 
     def add(self, batch: RelaxationBatch) -> None:
         self.batches.append(batch)
+
+    def fold(self, place: str, kept_from: int, regions: int) -> None:
+        """Symbols were folded after a step (`codesign.verification.unit_forms`): a replay has to do the same."""
+        nothing = np.zeros((regions, kept_from))
+        self.batches.append(RelaxationBatch("fold", place, (), (), (), nothing, nothing))
 
     def __iter__(self) -> Iterator[RelaxationBatch]:
         return iter(self.batches)
@@ -141,8 +149,8 @@ def relax_difference(function: Function, z: Box, d: Box, place: str, recorder: R
     """Relax D over a box: least-squares slopes on a 5 x 5 grid, or the same without a slope in z, whichever leaves the
     smaller residual."""
     zm, zr, dm, dr = z.mid, z.rad, d.mid, d.rad
-    along_z = zm + _GRID[:, None, None] * zr
-    along_d = dm + _GRID[:, None, None] * dr
+    along_z: Array = zm + _GRID[:, None, None] * zr
+    along_d: Array = dm + _GRID[:, None, None] * dr
     change = value(function, along_z[:, None] + along_d) - value(function, along_z)[:, None]
     total_z, total_d = np.tensordot(_GRID, change.sum(1), 1), np.tensordot(_GRID, change.sum(0), 1)
     norm = len(_GRID) * float(np.square(_GRID).sum())

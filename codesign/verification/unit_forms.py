@@ -36,8 +36,9 @@ VALUE_SYMBOLS = (
     (NEW_HIDDEN, "relaxation: hidden product"),
 )
 _DIFFERENCE_ROWS = np.array([4, 5, 6, 7, 9])  # the rows in which symbols of the difference occur
-_CHUNK = 1 << 15  # numbers of a partial result: 256 KiB
+_CHUNK = 1 << 16  # numbers of a partial result: 512 KiB
 _OWN_TERMS = ROWS + WIDTH
+_ALWAYS = 1 << 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +126,8 @@ def summed(form: UnitForm) -> UnitForm:
     """The sum over a stack: (B, m, H) -> (B, H)."""
     if form.center.shape[1] == 1:
         return form[0]
-    parts = (form.center, form.weights, form.error, form.size)
-    return _finished(*(part.sum(1) for part in parts), form.center.shape[1])
+    center, weights, error, size = (part.sum(1) for part in (form.center, form.weights, form.error, form.size))
+    return _finished(center, weights, error, size, form.center.shape[1])
 
 
 def _finished(center: Array, weights: Array, error: Array, size: Array, terms: int) -> UnitForm:
@@ -142,13 +143,18 @@ class UnitRows:
     the hidden and cell state with their differences between two steps. Arrays have room to grow.
     """
 
-    def __init__(self, batch: int, units: int, pool: Pool) -> None:
+    def __init__(self, batch: int, units: int, pool: Pool, steps: int = 0, inputs: int = 0) -> None:
+        """`steps` and `inputs` (symbols of all of them): what to expect, so that arrays need not grow."""
         self.batch, self.units, self.pool = batch, units, pool
         self.kv = self.kd = 0
         self.value_columns: list[npt.NDArray[np.intp]] = []  # places in the pool, in order
         self.difference_columns: list[npt.NDArray[np.intp]] = []
-        self.values, self.differences = np.zeros((batch, ROWS, units, 8)), np.zeros((batch, 5, units, 8))
-        self.state_v, self.state_d = np.zeros((batch, 4, units, 8)), np.zeros((batch, 2, units, 8))
+        self._value_ages: list[npt.NDArray[np.int64]] = []  # the step in which a column first occurred
+        self._difference_ages: list[npt.NDArray[np.int64]] = []
+        self.inputs = sum(block[2] for block in pool.blocks[:1] if block[0] == ("input region",))
+        room_v, room_d = (_room(inputs + steps * units * n) for n in (len(VALUE_SYMBOLS), 2))
+        self.values, self.differences = np.empty((batch, ROWS, units, room_v)), np.empty((batch, 5, units, room_d))
+        self.state_v, self.state_d = np.empty((batch, 4, units, room_v)), np.empty((batch, 2, units, room_d))
         self._scratch = np.empty(0)
 
     def _widen(self, kv: int, kd: int) -> None:
@@ -222,18 +228,19 @@ class UnitRows:
 
     def _plain(self, rows: Array, width: int) -> Array:
         total = np.zeros(rows.shape[:3])
+        some = rows.shape[1] if rows.shape[1] * self.units * width <= 2 * _CHUNK else 1
         for b in range(self.batch):
-            for k in range(rows.shape[1]):
-                part = self._buffer((self.units, width))
-                np.abs(rows[b, k, :, :width], out=part)
-                np.add.reduce(part, axis=-1, out=total[b, k])
+            for k in range(0, rows.shape[1], some):
+                part = self._buffer(some, self.units, width)
+                np.abs(rows[b, k : k + some, :, :width], out=part)
+                np.add.reduce(part, axis=-1, out=total[b, k : k + some])
         return total
 
-    def _buffer(self, shape: tuple[int, ...]) -> Array:
-        count = int(np.prod(shape))
+    def _buffer(self, first: int, second: int, third: int) -> Array:
+        count = first * second * third
         if count > self._scratch.size:
             self._scratch = np.empty(count)
-        return self._scratch[:count].reshape(shape)
+        return self._scratch[:count].reshape(first, second, third)
 
     def sums(self, weights: Array, difference: bool = True) -> Array:
         """sum over all columns of |weights . rows|, (..., H) for weights (..., H, WIDTH); rounded to nearest."""
@@ -253,22 +260,20 @@ class UnitRows:
                     for k in range(0, columns, wide):
                         last = min(k + wide, columns)
                         chosen = coefficients[b, u : u + some]
-                        part = self._buffer((len(chosen), m, last - k))
+                        part = self._buffer(len(chosen), m, last - k)
                         np.matmul(chosen, of_unit[u : u + some, :, k:last], out=part)
                         np.abs(part, out=part)
                         total[b, u : u + some] += np.add.reduce(part, axis=-1)
         return total.transpose(0, 2, 1).reshape(shape)
 
-    def radius(self, form: UnitForm, difference: bool = True, sums: Array | None = None) -> Array:
-        """Upper bound of the deviation from the center. `sums`: the result of `sums` for this form, if it is known."""
-        if sums is None:
-            sums = self.sums(form.weights, difference)
+    def radius(self, form: UnitForm, sums: Array) -> Array:
+        """Upper bound of the deviation from the center; `sums` are those of its rows."""
         total = sums + np.abs(form.weights[..., ROWS:]).sum(-1) + form.error
         return up(total * (1.0 + gamma(self.kv + self.kd + _OWN_TERMS)) + gamma(_OWN_TERMS) * form.size)
 
-    def box(self, form: UnitForm, difference: bool = True, sums: Array | None = None) -> Box:
+    def box(self, form: UnitForm, sums: Array) -> Box:
         """Its range, (..., H)."""
-        radius = self.radius(form, difference, sums)
+        radius = self.radius(form, sums)
         radius = radius + up(2 * UNIT * (np.abs(form.center) + radius))
         return Box(form.center - radius, form.center + radius)
 
@@ -280,12 +285,12 @@ class UnitRows:
         return UnitForm.of_rows(first, center, error, size), Box(center - radius, center + radius)
 
     def sum_and_difference(
-        self, x: UnitForm, x0: Array, rx: Array, y: UnitForm, y0: Array, ry: Array, difference: bool
+        self, x: UnitForm, x0: Array, rx: Array, y: UnitForm, y0: Array, ry: Array
     ) -> tuple[Box, Box]:
         """`affine.sum_and_difference` of stacks: ranges of u + v and u - v, u = (x - x0) / rx, v = (y - y0) / ry."""
         wx, wy = x.weights / rx[..., None], y.weights / ry[..., None]
         weights = np.concatenate([wx + wy, wx - wy], axis=1)
-        spread = self.sums(weights, difference) + np.abs(weights[..., ROWS:]).sum(-1)
+        spread = self.sums(weights) + np.abs(weights[..., ROWS:]).sum(-1)
         size = (x.size + np.abs(x0)) / rx + (y.size + np.abs(y0)) / ry
         lost = gamma(self.kv + self.kd + 3 * _OWN_TERMS) * size + x.error / rx + y.error / ry
         a, b = (x.center - x0) / rx, (y.center - y0) / ry
@@ -323,6 +328,52 @@ class UnitRows:
         for k, slot in enumerate((NEW_D_CELL, NEW_D_HIDDEN)):
             self.state_d[:, :, unit, kd + k * units + unit] = state.weights[:, 1::2][..., slot]
 
+    def fold(self, step: int, limit: int) -> int | None:
+        """Where there are more than `limit` columns after `step`: one symbol a unit and row for the oldest.
+
+        Symbols of the network's input are kept. At most three quarters of `limit` are left where whole steps allow it.
+        What it loses is how the rows depend on each other through these symbols; their ranges stay. Gives the first
+        step whose symbols are kept, or None.
+        """
+        self._ages(step)
+        if self.kv + self.kd <= limit:
+            return None
+        value, difference = (np.concatenate(ages) for ages in (self._value_ages, self._difference_ages))
+        for first in range(step + 2):
+            old_v, old_d = value < first, difference < first
+            left = np.count_nonzero(~old_v) + np.count_nonzero(~old_d) + 4 * self.units
+            if left <= limit * 3 // 4:
+                break
+        spread = np.abs(self.state_v[..., : self.kv][..., old_v]).sum(-1)
+        spread[:, 1::2] += np.abs(self.state_d[..., : self.kd][..., old_d]).sum(-1)
+        spread = up(spread * (1 + gamma(self.kv + self.kd)))
+        kept_v, kept_d = self.state_v[..., : self.kv][..., ~old_v], self.state_d[..., : self.kd][..., ~old_d]
+        self.value_columns = [np.concatenate(self.value_columns)[~old_v]]
+        self.difference_columns = [np.concatenate(self.difference_columns)[~old_d]]
+        self._value_ages, self._difference_ages = [value[~old_v]], [difference[~old_d]]
+        kv, kd, new = kept_v.shape[-1], kept_d.shape[-1], 2 * self.units
+        self.state_v[..., :kv], self.state_d[..., :kd] = kept_v, kept_d
+        self.kv, self.kd = kv, kd
+        self._widen(kv + new, kd + new)
+        unit = np.arange(self.units)
+        for k, row in enumerate((0, 2)):  # hidden state and cell; then their differences
+            for columns in (self.value_columns, self.difference_columns):
+                start = self.pool.allocate(self.units, "symbol reduction")
+                columns.append(np.arange(start, start + self.units))
+            self.state_v[:, row, unit, kv + k * self.units + unit] = spread[:, row]
+            self.state_d[:, k, unit, kd + k * self.units + unit] = spread[:, row + 1]
+        self._ages(step)
+        return first
+
+    def _ages(self, step: int) -> None:
+        """New columns are of age `step`; those of the network's input are never old."""
+        for ages, columns in (
+            (self._value_ages, self.value_columns),
+            (self._difference_ages, self.difference_columns),
+        ):
+            fresh = np.concatenate(columns)[sum(map(len, ages)) :]
+            ages.append(np.where(fresh < self.inputs, _ALWAYS, step))
+
     def form(self, center: Array, error: Array, difference: bool) -> Form:
         """The hidden state, or its difference, as a form over the pool's symbols."""
         generators = np.zeros((self.batch, self.units, self.pool.size))
@@ -353,9 +404,12 @@ def _columns(generators: Array, chosen: npt.NDArray[np.intp]) -> Array:
     return out
 
 
+def _room(columns: int) -> int:
+    """An odd multiple of 8 at least that large: rows of such a width do not share cache sets."""
+    return columns // 16 * 16 + 24
+
+
 def _grown(array: Array, used: int, needed: int) -> Array:
-    """With room for more columns; the width is an odd multiple of 8, so that rows do not share cache sets."""
-    room = (needed + needed // 2) // 16 * 16 + 24
-    out = np.empty((*array.shape[:-1], room))
+    out = np.empty((*array.shape[:-1], _room(needed + needed // 2)))
     out[..., :used] = array[..., :used]
     return out

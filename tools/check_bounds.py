@@ -2,8 +2,8 @@
 
     python tools/check_bounds.py [--method zonotope] [--regions 8] [--evaluations 500000] FLOAT INTEGER RADII ...
 
-Three arguments a model: the float model, its integer .tflite and radii of the regions, in input steps (by commas). Every region is
-an L-inf ball around a sample of the calibration data (every third one on the quantization grid). A fifth of the
+Three arguments a model: the float model, its integer .tflite and radii of the regions, in input steps, by commas. Every
+region is an L-inf ball around a sample of the calibration data (every third one on the quantization grid). A fifth of the
 evaluations each: uniform inputs and values beside the quantiser's thresholds; corners; sign-gradient ascent of the
 float network's and of the difference to the network of the integer weights; evolutionary search; and hill climbing on
 the integer simulation that moves single inputs by one quantisation step, or within a step, and keeps what raises the
@@ -92,7 +92,7 @@ def guided(judge: Judge, run: Search, twin: FloatNetwork, rng: np.random.Generat
 
 
 def climb(judge: Judge, run: Search, rng: np.random.Generator, evaluations: int) -> None:
-    """Chains that move single inputs by a quantisation step, or inside of one, and keep what raises an output's error."""
+    """Chains that move single inputs by a quantisation step, or inside of one; what raises an output's error is kept."""
     step = judge.integer.input.scale
     region, spent = run.region, 0
     while spent < evaluations:
@@ -184,10 +184,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if len(arguments.models) % 3:
         parser.error("give three arguments a model: FLOAT INTEGER RADII")
-    print(
-        "| model | method | radius, steps | regions | proved | evaluations | by kind | least bound / observed | violations | s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    columns = "model,method,steps,regions,top-1 proved,evaluations,by kind,least bound / observed,violations,s"
+    print(f"| {columns.replace(',', ' | ')} |\n|{'---|' * 10}", flush=True)
     total = violations = 0
     with threadpool_limits(1):
         for k in range(0, len(arguments.models), 3):

@@ -9,29 +9,43 @@ import numpy as np
 
 from codesign.proof.proof_file import FORMAT, ProofFile, digest, pack, proof_path
 from codesign.verification import Certification
+from codesign.verification.align import align
+from codesign.verification.propagate import propagate
+from codesign.verification.relaxation import Recorder
+from codesign.verification.trace import Trace, traces
 
 __all__ = ["digest", "proof_content", "proof_path", "seal"]
 
 
-def proof_content(certification: Certification) -> bytes | None:
-    """The proof file of a run (`codesign.proof.proof_file`); None where no region has a trace."""
+def proof_content(certification: Certification) -> bytes:
+    """The proof file of a run (`codesign.proof.proof_file`).
+
+    Regions that a time limit left out get the choices of another one: any are sound.
+    """
     results = certification.regions
-    traces = [r.trace for r in results]
-    known = next((trace for trace in traces if trace is not None), None)
-    if known is None:
-        return None
-    if any(trace is not None and trace.steps != known.steps for trace in traces):
+    kept = [r.trace for r in results]
+    known = next((trace for trace in kept if trace is not None), None) or _some_choices(certification)
+    if any(trace is not None and trace.steps != known.steps for trace in kept):
         raise ArithmeticError("the regions of a certification were not propagated in the same steps")
     header = {
         "float_sha256": certification.float_network.sha256,
         "int8_sha256": certification.integer_network.sha256,
         "profiles": list(certification.profiles),
         "steps": [list(step) for step in known.steps],
-        "skipped": [k for k, trace in enumerate(traces) if trace is None],
     }
     lo, hi = (np.stack([getattr(r.region, end) for r in results]) for end in ("lo", "hi"))
-    slopes, resets = (np.stack([getattr(trace or known, name) for trace in traces]) for name in ("slopes", "resets"))
-    return pack(ProofFile(header, lo, hi, slopes, resets))
+    slopes, resets, states = (
+        np.stack([getattr(trace or known, name) for trace in kept]) for name in ("slopes", "resets", "states")
+    )
+    return pack(ProofFile(header, lo, hi, slopes, resets, states))
+
+
+def _some_choices(certification: Certification) -> Trace:
+    """Of a run that no region was reached in."""
+    integer, recorder = certification.integer_network, Recorder()
+    stages = align(certification.float_network, integer)
+    found = propagate(stages, integer, [certification.regions[0].region], recorder)
+    return traces(recorder.batches, found.resets, 1)[0]
 
 
 def seal(document: dict[str, Any], proof: bytes | None) -> dict[str, Any]:

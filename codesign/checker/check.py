@@ -98,11 +98,12 @@ def replay_regions(claims: Claims, rows: slice, keep: bool = False) -> tuple[Fac
     """Derive the bounds of some regions; `keep` the facts, so that they can be given to solvers as obligations."""
     from threadpoolctl import threadpool_limits
 
-    skipped = [k for k in claims.proof.header.get("skipped", []) if rows.start <= k < rows.stop]
-    if skipped:
-        raise CannotCheck(f"region {skipped[0]}, which has no recorded choices (a time limit left it out)")
     facts, proof = Facts(Choices(claims.proof, rows), keep), claims.proof
+    arguments = claims.network, claims.integers, proof.lo[rows], proof.hi[rows], claims.on_grid[rows], facts
+    domain = claims.document.get("all_inputs") if claims.whole_domain else None
     with threadpool_limits(1):
-        return facts, replay(
-            claims.network, claims.integers, proof.lo[rows], proof.hi[rows], claims.on_grid[rows], facts
-        )
+        bounds = replay(*arguments, domain)
+        if domain is not None and domain["joint"]:
+            bounds = bounds.meet(replay(*arguments))
+    facts.choices.finish()
+    return facts, bounds

@@ -12,7 +12,7 @@ from codesign.checker.forms import Flags
 from codesign.checker.result import CannotCheck, Invalid, demand, same
 from codesign.network import FloatNetwork, load_network
 from codesign.proof.proof_file import ProofFile, digest, proof_path, read
-from codesign.proof.statement import read_document, region_box, sentences
+from codesign.proof.statement import ALL_INPUTS_METHOD, read_document, region_box, sentences
 from codesign.quantization import IntegerNetwork, read_integer_network
 
 METHOD = "joint differential zonotope"
@@ -29,6 +29,7 @@ class Claims:
     network: FloatNetwork
     integers: tuple[IntegerNetwork, ...]
     on_grid: Flags  # (N,) regions of dequantized inputs only
+    whole_domain: bool
 
 
 def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:
@@ -38,8 +39,10 @@ def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:
     if "digest" not in document:
         raise CannotCheck("a certificate without a digest; certify again with this version")
     same("digest (the certificate was edited)", document["digest"], digest(document))
-    if document["method"] != METHOD:
+    whole = "all_inputs" in document
+    if document["method"] != (ALL_INPUTS_METHOD if whole else METHOD):
         raise CannotCheck(f"bounds by the method '{document['method']}'")
+    demand(not whole or [r.get("kind") for r in document["regions"]] == ["domain"], "all_inputs: not of one domain")
     network, profiles = load_network(float_path), document["int8"]["profiles"]
     known = len(set(profiles)) == len(profiles) and set(profiles) <= set(PROFILES)
     demand(known, f"int8/profiles: {profiles} are not semantics profiles; known are {', '.join(PROFILES)}")
@@ -64,6 +67,6 @@ def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:
         equal = np.array_equal(lo, proof.lo[k]) and np.array_equal(hi, proof.hi[k])
         demand(equal, f"region {k} ('{regions[k]['id']}') is not the region that the proof is about")
     grid = np.array([region.get("kind") == "grid" for region in regions])
-    for name, text in sentences(regions).items():
+    for name, text in sentences(regions, whole and document["all_inputs"]["any_length"]).items():
         same(name, document[name], text)
-    return Claims(document, regions, proof, network, integers, grid)
+    return Claims(document, regions, proof, network, integers, grid, whole)

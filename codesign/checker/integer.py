@@ -65,6 +65,9 @@ def input_difference(tensor: QuantizedTensor, x: Box, on_grid: Flags) -> tuple[B
     half = up(tensor.scale * (0.5 + 2.0**-22 * (1 + steps)))
     rounding = Box(-half, half) + (x + Box(-half, half)).saturation(*tensor_range(tensor))
     gap = Box(grid.lo - x.hi, grid.hi - x.lo).widen(4 * UNIT * (grid.mag + x.mag))
+    # Clipping to the tensor's range moves no value away from one inside it.
+    near = up(half + x.saturation(*tensor_range(tensor)).mag)
+    gap = gap.meet(Box(-near, near))
     single = up(FLOAT32 * x.mag)
     rounding = Box(np.where(on_grid, -single, rounding.lo), np.where(on_grid, single, rounding.hi))
     by_grid = (grid.rad < rounding.rad) & ~on_grid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,12 @@ _PIECES: tuple[tuple[Function, int, int, str], ...] = (
 
 
 class LstmReplay:
-    """One layer. `ops` is the operator under every profile, with the network it is of."""
+    """One layer. `ops` is the operator under every profile, with the network it is of.
+
+    `contraction`: what is stated of any number of steps; None for a fixed number.
+    """
+
+    contraction: dict[str, Any] | None = None
 
     def __init__(
         self, layer: Lstm, ops: Sequence[tuple[IntLstm, IntegerNetwork]], facts: Facts, symbols: Symbols

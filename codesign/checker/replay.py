@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from codesign.checker import head
+from codesign.checker.domain import DomainReplay
 from codesign.checker.forms import Array, Box, Flags, Form, Pair, Symbols, affine, join, up
-from codesign.checker.integer import FLOAT32, input_difference
+from codesign.checker.integer import FLOAT32, input_difference, tensor_range
 from codesign.checker.lstm import LstmReplay, relaxed
 from codesign.checker.result import CannotCheck, demand, same
 from codesign.checker.solver import Facts
 from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm, Reshape
 from codesign.proof.arithmetic import activation_range
-from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLastStep, IntLstm, IntReshape
+from codesign.quantization.integer import (
+    IntActivation,
+    IntDense,
+    IntegerNetwork,
+    IntLastStep,
+    IntLstm,
+    IntReshape,
+    QuantizedTensor,
+)
 
 _Op = TypeVar("_Op", IntLstm, IntDense, IntActivation, IntLastStep)
 
@@ -33,6 +42,16 @@ class Bounds:
     output: Box
     output_difference: Box
     beats: tuple[tuple[Array, Array], ...]
+
+    def meet(self, other: Bounds) -> Bounds:
+        """Both hold."""
+        pairs = zip(self.beats, other.beats, strict=True)
+        return Bounds(
+            self.logit_difference.meet(other.logit_difference),
+            self.output.meet(other.output),
+            self.output_difference.meet(other.output_difference),
+            tuple((np.maximum(a[0], b[0]), np.maximum(a[1], b[1])) for a, b in pairs),
+        )
 
 
 class _Operators:
@@ -76,14 +95,28 @@ def input_pairs(network: IntegerNetwork, lo: Array, hi: Array, on_grid: Flags, s
 
 
 def replay(
-    network: FloatNetwork, integers: Sequence[IntegerNetwork], lo: Array, hi: Array, on_grid: Flags, facts: Facts
+    network: FloatNetwork,
+    integers: Sequence[IntegerNetwork],
+    lo: Array,
+    hi: Array,
+    on_grid: Flags,
+    facts: Facts,
+    domain: dict[str, Any] | None = None,
 ) -> Bounds:
-    """Bounds over the regions [lo, hi], each (B, T, D). `integers`: the same file under every profile."""
+    """Bounds over the regions [lo, hi], each (B, T, D). `integers`: the same file under every profile.
+
+    With `domain`, what is stated of all inputs, LSTMs are replayed by the comparison system over the one region.
+    """
     demand(
         tuple(network.input_shape) == tuple(integers[0].input.shape), "the two models take inputs of different shapes"
     )
     symbols, ops = Symbols(), _Operators(integers)
     rows = input_pairs(integers[0], lo, hi, on_grid, symbols)
+    any_length = domain is not None and domain["any_length"]
+    if any_length:
+        demand(bool((lo == lo[:, :1]).all() and (hi == hi[:, :1]).all()), "the domain is another one at other steps")
+        rows = rows[:1]
+    rates = iter(domain["contraction"]) if domain is not None else iter(())
     softmax: IntActivation | None = None
     layers = list(_primitive(network.layers))
     while layers:
@@ -91,7 +124,10 @@ def replay(
         if softmax is not None:
             raise CannotCheck("a softmax that is followed by another layer")
         if isinstance(layer, Lstm):
-            rows = LstmReplay(layer, ops.take(IntLstm, layer.name), facts, symbols).run(rows)
+            kind = LstmReplay if domain is None else DomainReplay
+            lstm = kind(layer, ops.take(IntLstm, layer.name), facts, symbols)
+            lstm.contraction = next(rates, {}) if any_length else None
+            rows = lstm.run(rows)
             if not layer.return_sequences:
                 ops.take(IntLastStep, layer.name)
                 rows = rows[-1:]
@@ -112,8 +148,10 @@ def replay(
             softmax = op if op.kind == "softmax" else None
             rows = rows if softmax is not None else [_elementwise(op, row, facts, symbols) for row in rows]
     demand(ops.peek() is None, "the int8 model goes on after the float model's last layer")
-    facts.choices.finish()
-    return _bounds(rows, softmax)
+    demand(next(rates, None) is None, "all_inputs/contraction: more entries than layers")
+    if any_length:
+        rows = rows * (int(np.prod(integers[0].output.shape)) // rows[0].value_box.lo.shape[1])
+    return _bounds(rows, softmax, integers[0].output)
 
 
 def _primitive(layers: Sequence[Layer]) -> Iterator[Layer]:
@@ -141,8 +179,9 @@ def _elementwise(op: IntActivation, x: Pair, facts: Facts, symbols: Symbols) -> 
 
 def _reshape(rows: list[Pair], shape: tuple[int, ...]) -> list[Pair]:
     width, count = shape[-1], int(np.prod(shape)) // shape[-1]
-    if len(rows) == count:
+    if rows[0].value_box.lo.shape[1] == width:
         return rows
+    demand(len(rows) * rows[0].value_box.lo.shape[1] == width * count, "a reshape of another number of values")
     value, difference = (_concatenated([getattr(row, name) for row in rows]) for name in ("value", "difference"))
     boxes = [join([getattr(row, name) for row in rows]) for name in ("value_box", "difference_box")]
     whole = Pair(value, difference, boxes[0], boxes[1])
@@ -156,11 +195,18 @@ def _concatenated(forms: Sequence[Form]) -> Form:
     return Form(center, np.concatenate(padded, axis=1), error)
 
 
-def _bounds(rows: list[Pair], softmax: IntActivation | None) -> Bounds:
+def _bounds(rows: list[Pair], softmax: IntActivation | None, output: QuantizedTensor) -> Bounds:
     value, difference = join([r.value_box for r in rows]), join([r.difference_box for r in rows])
     margins = [head.margins(row) for row in rows]
+    difference = _ranged(value, difference, output if softmax is None else softmax.input)
     if softmax is None:
         return Bounds(difference, value, difference, tuple((m.value.lo, m.integer.lo) for m in margins))
     both = [head.softmax(softmax, m) for m in margins]
     beats = tuple((m.value.lo, head.softmax_margins(softmax, m)) for m in margins)
-    return Bounds(difference, join([b[0] for b in both]), join([b[1] for b in both]), beats)
+    probability = join([b[0] for b in both])
+    return Bounds(difference, probability, _ranged(probability, join([b[1] for b in both]), output), beats)
+
+
+def _ranged(value: Box, difference: Box, tensor: QuantizedTensor) -> Box:
+    """The integer network's value lies in its tensor's range."""
+    return difference.meet(Box.full(*tensor_range(tensor), value.lo.shape) - value)

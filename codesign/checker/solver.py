@@ -24,6 +24,7 @@ from codesign.proof.bounds import (
 )
 from codesign.proof.obligation import VARIABLES, Kind, Obligation, from_planes
 from codesign.proof.proof_file import ProofFile
+from codesign.proof.slopes import Polygon
 
 Function = Literal["sigmoid", "tanh"]
 
@@ -33,8 +34,8 @@ class Choices:
 
     def __init__(self, proof: ProofFile, rows: slice) -> None:
         self._steps: list[Any] = proof.header["steps"]
-        self._slopes, self._resets = proof.slopes[rows], proof.resets[rows]
-        self._step = self._slope = self._reset = 0
+        self._slopes, self._resets, self._states = proof.slopes[rows], proof.resets[rows], proof.states[rows]
+        self._step = self._slope = self._reset = self._state = 0
 
     def slopes(self, kind: str, place: str, units: int) -> list[Array]:
         """One array (B, units) a variable of the plane."""
@@ -64,11 +65,20 @@ class Choices:
             raise Invalid("the proof's resets end too early")
         return self._resets[:, self._reset - units : self._reset]
 
+    def state(self, units: int) -> Array:
+        """(6, units): what a step over a whole domain ends in, ends outward (`codesign.proof.proof_file`)."""
+        self._state += 6 * units
+        if len(self._states) != 1 or self._state > self._states.shape[1]:
+            raise Invalid("the proof's states end too early")
+        return self._states[0, self._state - 6 * units : self._state].reshape(6, units)
+
     def finish(self) -> None:
         if (self._step, self._slope) != (len(self._steps), self._slopes.shape[1]):
             raise Invalid("the proof has more steps or slopes than the networks need")
         if self._reset != self._resets.shape[1]:
             raise Invalid("the proof has more resets than the networks have units")
+        if self._state != self._states.shape[1]:
+            raise Invalid("the proof has more states than the networks have steps")
 
 
 class Facts:
@@ -78,15 +88,25 @@ class Facts:
         self.choices, self.keep, self.count = choices, keep, 0
         self._kept: list[tuple[Kind, str, list[Array], list[Array], list[Array], Box]] = []
 
+    def image(self, function: Function, place: str, z: Box) -> Box:
+        """f(z) over the box."""
+        zero = np.zeros_like(z.lo)
+        lo, hi = (sigmoid_plane_residual if function == "sigmoid" else tanh_plane_residual)(z.lo, z.hi, zero)
+        found = self._note(function, f"{place}, range", [z], [zero], Box(lo, hi))
+        return found.clip(0.0 if function == "sigmoid" else -1.0, 1.0)
+
     def plane(self, function: Function, place: str, z: Box) -> tuple[Array, Box, Box]:
         """(slope, residual, image): f(z) = slope z + residual, and f(z) in image, over the box."""
         (slope,) = self.choices.slopes(function, place, z.lo.shape[1])
-        zero = np.zeros_like(slope)
         bounds = sigmoid_plane_residual if function == "sigmoid" else tanh_plane_residual
-        lo, hi = bounds(z.lo, z.hi, np.stack([slope, zero]))
-        image = self._note(function, f"{place}, range", [z], [zero], Box(lo[1], hi[1]))
-        residual = self._roomy(function, place, [z], [slope], Box(lo[0], hi[0]))
-        return slope, residual, image.clip(0.0 if function == "sigmoid" else -1.0, 1.0)
+        residual = self._roomy(function, place, [z], [slope], Box(*bounds(z.lo, z.hi, slope)))
+        return slope, residual, self.image(function, place, z)
+
+    def polygon(self, place: str, polygon: Polygon) -> Array:
+        """Its corners (V, H, 2); `codesign.proof.slopes`. The boxes are of one region."""
+        box = list(map(Box, *polygon.fact()))
+        self._note(polygon.kind, place, box, [np.zeros_like(polygon.support)] * 4, Box(polygon.lower, polygon.support))
+        return polygon.vertices[:, 0]
 
     def difference(self, function: Function, place: str, z: Box, d: Box) -> tuple[Array, Array, Box, Box]:
         """(alpha, beta, residual, image): f(z + d) - f(z) = alpha z + beta d + residual, and in image."""

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from codesign.proof.requantization import requantization_range
-from codesign.proof.tables import Table, table_range
+from codesign.proof.tables import Array, Table, table_errors, table_range
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm, Multiplier, Profile
 from codesign.semantics import (
     activation_table,
@@ -58,6 +58,24 @@ def lstm_table_range(function: str, cell_shift: int) -> tuple[float, float]:
     if function == "sigmoid":
         return table_range(sigmoid_table(), 2.0**-15, "sigmoid", 2.0**-12, -32768)
     return table_range(tanh_table(cell_shift), 2.0**-15, "tanh", 2.0**cell_shift, -32768)
+
+
+@lru_cache(maxsize=16)
+def _lstm_table_errors(function: str, cell_shift: int) -> Array:
+    """Larger magnitude of each entry's error, (65536,)."""
+    if function == "sigmoid":
+        lo, hi = table_errors(sigmoid_table(), 2.0**-15, "sigmoid", 2.0**-12, -32768)
+    else:
+        lo, hi = table_errors(tanh_table(cell_shift), 2.0**-15, "tanh", 2.0**cell_shift, -32768)
+    return np.maximum(-lo, hi)
+
+
+def lstm_table_error(function: str, cell_shift: int, lo: Array, hi: Array) -> Array:
+    """Largest |table - function| of an LSTM's table over the int16 arguments of scale 2^cell_shift in [lo, hi]."""
+    errors, step = _lstm_table_errors(function, cell_shift), 2.0**cell_shift
+    first, last = (np.clip(f(e / step) + 32768, 0, 65535).astype(np.int64) for f, e in ((np.floor, lo), (np.ceil, hi)))
+    pairs = zip(first.ravel(), last.ravel(), strict=True)
+    return np.array([errors[a : b + 1].max() for a, b in pairs]).reshape(lo.shape)
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ The candidates are those of docs/soundness.md, lemmas 1 to 6. Everything is comp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Point = tuple[float, ...]
 Box = Sequence[tuple[float, float]]
 
-WITHOUT_CLOSED_FORM = ("sigmoid_square", "tanh_square")
+WITHOUT_CLOSED_FORM = ("sigmoid_square", "tanh_square", "sigmoid_patch", "tanh_patch")
+SLOPES = ("gate_slopes", "forget_slopes")
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,17 @@ class Verdict:
     detail: str
 
 
+def has_closed_form(obligation: Obligation) -> bool:
+    """Coefficients of an LSTM's step have one without slopes."""
+    if obligation.kind in SLOPES:
+        return not any(obligation.slopes)
+    return obligation.kind not in WITHOUT_CLOSED_FORM
+
+
 def decide(obligation: Obligation) -> Verdict:
     """Prove or refute one obligation; kinds without a closed form are 'unknown'."""
-    if obligation.kind in WITHOUT_CLOSED_FORM:
-        return Verdict("unknown", None, f"no closed form for {obligation.kind}")
+    if not has_closed_form(obligation):
+        return Verdict("unknown", None, f"no closed form for {obligation.kind} with these slopes")
     with working_precision():
         infimum, supremum = extremes(obligation)
         if supremum.bound <= obligation.hi and infimum.bound >= obligation.lo:
@@ -60,7 +68,7 @@ def gap(obligation: Obligation) -> float:
 
     Kinds without a closed form: a thousandth of the width, as a guess.
     """
-    if obligation.kind in WITHOUT_CLOSED_FORM:
+    if not has_closed_form(obligation):
         return 1e-3 * (obligation.hi - obligation.lo)
     with working_precision():
         infimum, supremum = extremes(obligation)
@@ -77,6 +85,8 @@ def extremes(obligation: Obligation) -> tuple[Extreme, Extreme]:
         if obligation.kind == "exp" and slopes[0] > 0:
             points += [(slopes[0].log(),)]
         return _over_candidates(obligation, points)
+    if obligation.kind in SLOPES:
+        return _over_candidates(obligation, list(_slope_candidates(obligation)))
     if obligation.kind == "square_difference":
         return _over_candidates(obligation, _separable_candidates(obligation.box, slopes))
     if obligation.kind == "sigmoid":
@@ -134,6 +144,33 @@ def _separable_candidates(box: Box, slopes: Sequence[arb]) -> list[tuple[arb, ..
     for (lower, upper), critical in zip(box, (2 * slopes[0], -2 * slopes[1]), strict=True):
         sides.append([flint.arb(lower), flint.arb(upper), critical])
     return [(p, q) for p in sides[0] for q in sides[1]]
+
+
+def _slope_candidates(obligation: Obligation) -> Iterator[tuple[arb, ...]]:
+    """Lemma 12: corners (all functions are linear in p and q), and where derivatives in s and t vanish."""
+    s_ends, t_ends, *_ = (set(side) for side in obligation.box)
+    yield from _corners(obligation.box)
+    for p, q in _corners(obligation.box[2:]):
+        for end in t_ends:
+            factor = p * end if obligation.kind == "gate_slopes" else q * end
+            if factor != 0:
+                rest = q * (1 - _exact(end) ** 2) if obligation.kind == "gate_slopes" else p
+                yield 0.5 + rest / (2 * factor), _exact(end), p, q
+        if obligation.kind == "forget_slopes" or q == 0:
+            continue  # linear in t
+        for end in s_ends:
+            yield _exact(end), p * (1 - _exact(end)) / (2 * q), p, q
+        square = 1 - 12 * (q / p) ** 2 if p != 0 else _exact(-1.0)
+        if not square < 0:
+            root = square.sqrt() if square > 0 else _exact(0.0).union(abs(square).upper().sqrt())
+            for s in ((2 - root) / 3, (2 + root) / 3):
+                yield s, p * (1 - s) / (2 * q), p, q
+
+
+def _exact(x: float) -> arb:
+    import flint
+
+    return flint.arb(x)
 
 
 def _possible(point: Sequence[arb], box: Box) -> bool:

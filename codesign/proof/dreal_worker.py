@@ -34,6 +34,14 @@ def _function(dreal: Any, kind: str, v: list[Any]) -> Any:
         return sigmoid(v[0]) - v[1] * v[0] * v[0]
     if kind == "tanh_square":
         return dreal.tanh(v[0]) - v[1] * v[0] * v[0]
+    if kind == "sigmoid_patch":
+        return sigmoid(v[0] + v[1]) - sigmoid(v[0]) - v[2] * v[0] * v[1]
+    if kind == "tanh_patch":
+        return dreal.tanh(v[0] + v[1]) - dreal.tanh(v[0]) - v[2] * v[0] * v[1]
+    if kind == "gate_slopes":
+        return v[2] * (v[0] * ((1 - v[0]) * v[1])) + v[3] * (v[0] * (1 - v[1] * v[1]))
+    if kind == "forget_slopes":
+        return v[2] * v[0] + v[3] * (v[0] * ((1 - v[0]) * v[1]))
     if kind == "product":
         return v[0] * v[1]
     raise ValueError(f"unknown kind {kind}")

@@ -51,6 +51,16 @@ def function_value(kind: Kind, point: Sequence[arb]) -> arb:
         return sigmoid(point[0]) - point[1] * point[0] ** 2
     if kind == "tanh_square":
         return point[0].tanh() - point[1] * point[0] ** 2
+    if kind == "sigmoid_patch":
+        return sigmoid(point[0] + point[1]) - sigmoid(point[0]) - point[2] * point[0] * point[1]
+    if kind == "tanh_patch":
+        return (point[0] + point[1]).tanh() - point[0].tanh() - point[2] * point[0] * point[1]
+    if kind == "gate_slopes":
+        s, t, p, q = point
+        return p * s * (1 - s) * t + q * s * (1 - t**2)
+    if kind == "forget_slopes":
+        s, t, p, q = point
+        return p * s + q * s * (1 - s) * t
     return point[0] * point[1]
 
 

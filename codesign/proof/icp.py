@@ -167,6 +167,8 @@ def _concave(hessian: dict[tuple[int, int], arb], free: list[int]) -> bool:
         return False
     if len(free) == 1:
         return True
+    if len(free) > 2:
+        return False
     i, j = free
     return bool(hessian[i, i] * hessian[j, j] >= hessian[i, j] ** 2)
 
@@ -323,6 +325,57 @@ def _less_square(jet: Callable[[arb], tuple[arb, arb, arb]]) -> Target:
     return target
 
 
+def _gate_slopes(balls: Balls) -> Enclosure:
+    """p s (1 - s) t + q s (1 - t^2)."""
+    import flint
+
+    s, t, p, q = balls
+    bell, fall, zero = s * (1 - s), 1 - t**2, flint.arb(0)
+    hessian = {
+        (0, 0): -2 * p * t, (0, 1): p * (1 - 2 * s) - 2 * q * t, (0, 2): (1 - 2 * s) * t, (0, 3): fall,
+        (1, 1): -2 * q * s, (1, 2): bell, (1, 3): -2 * s * t, (2, 2): zero, (2, 3): zero, (3, 3): zero,
+    }  # fmt: skip
+    gradient = [p * (1 - 2 * s) * t + q * fall, p * bell - 2 * q * s * t, bell * t, s * fall]
+    return p * bell * t + q * s * fall, gradient, hessian
+
+
+def _forget_slopes(balls: Balls) -> Enclosure:
+    """p s + q s (1 - s) t."""
+    import flint
+
+    s, t, p, q = balls
+    bell, zero, one = s * (1 - s), flint.arb(0), flint.arb(1)
+    hessian = {
+        (0, 0): -2 * q * t, (0, 1): q * (1 - 2 * s), (0, 2): one, (0, 3): (1 - 2 * s) * t, (1, 1): zero,
+        (1, 2): zero, (1, 3): bell, (2, 2): zero, (2, 3): zero, (3, 3): zero,
+    }  # fmt: skip
+    return p * s + q * bell * t, [p + q * (1 - 2 * s) * t, q * bell, s, bell * t], hessian
+
+
+def _less_product(difference: Target) -> Target:
+    """D(z, d) - g z d."""
+
+    def target(balls: Balls) -> Enclosure:
+        import flint
+
+        z, d, g = balls
+        value, (by_z, by_d), hessian = difference((z, d))
+        return (
+            value - g * z * d,
+            [by_z - g * d, by_d - g * z, -z * d],
+            {
+                (0, 0): hessian[0, 0],
+                (0, 1): hessian[0, 1] - g,
+                (0, 2): -d,
+                (1, 1): hessian[1, 1],
+                (1, 2): -z,
+                (2, 2): flint.arb(0),
+            },
+        )
+
+    return target
+
+
 _FUNCTIONS: dict[str, Target] = {
     "sigmoid": _one_variable(_sigmoid_jet),
     "tanh": _one_variable(_tanh_jet),
@@ -333,4 +386,8 @@ _FUNCTIONS: dict[str, Target] = {
     "square_difference": _square_difference,
     "sigmoid_square": _less_square(_sigmoid_jet),
     "tanh_square": _less_square(_tanh_jet),
+    "sigmoid_patch": _less_product(_difference(_sigmoid_jet, 1)),
+    "tanh_patch": _less_product(_difference(_tanh_jet, 4)),
+    "gate_slopes": _gate_slopes,
+    "forget_slopes": _forget_slopes,
 }

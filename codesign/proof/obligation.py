@@ -19,6 +19,10 @@ Kind = Literal[
     "square_difference",
     "sigmoid_square",
     "tanh_square",
+    "sigmoid_patch",
+    "tanh_patch",
+    "gate_slopes",
+    "forget_slopes",
 ]
 
 VARIABLES: Mapping[str, tuple[str, ...]] = {
@@ -31,6 +35,10 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
     "square_difference": ("p", "q"),
     "sigmoid_square": ("z", "p"),
     "tanh_square": ("z", "p"),
+    "sigmoid_patch": ("z", "d", "g"),
+    "tanh_patch": ("z", "d", "g"),
+    "gate_slopes": ("s", "t", "p", "q"),
+    "forget_slopes": ("s", "t", "p", "q"),
 }
 _MAGNITUDE = 1e9
 _EXP_LIMIT = 700.0
@@ -51,6 +59,10 @@ class Obligation:
         square_difference  F(p, q) = (p^2 - q^2) / 4, the product of (p + q) / 2 and (p - q) / 2
         sigmoid_square     F(z, p) = sigmoid(z) - p z^2
         tanh_square        F(z, p) = tanh(z) - p z^2
+        sigmoid_patch      F(z, d, g) = sigmoid(z + d) - sigmoid(z) - g z d
+        tanh_patch         F(z, d, g) = tanh(z + d) - tanh(z) - g z d
+        gate_slopes        F(s, t, p, q) = p s (1 - s) t + q s (1 - t^2)
+        forget_slopes      F(s, t, p, q) = p s + q s (1 - s) t
 
     `box` holds one (lower, upper) pair a variable, `slopes` one number a variable. `tag` is the emitter's
     name for the place the statement is needed; it has no meaning here.

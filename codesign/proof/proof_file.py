@@ -1,10 +1,11 @@
 """The proof file beside a certificate, NAME.proof.npz: plain arrays, from which a checker derives every bound again.
 
-header   JSON as bytes: format, float_sha256, int8_sha256, profiles, steps (kind, place, units of every plane in
-         order), skipped (regions without choices, such as those that a time limit left out)
+header   JSON as bytes: format, float_sha256, int8_sha256, profiles, steps (kind, place, units of every plane in order)
 lo, hi   (N, T, D) boxes of the regions
 slopes   (N, S) slopes of the planes, step after step
 resets   (N, R) 0 or 1: the units whose affine form is replaced by an interval, in the order of a replay
+states   (N, P) for a whole domain: what every step of every LSTM ends in, or for any number of steps what no step
+         leaves: -lo and hi of the float h, -lo and hi of the float c, largest differences of h and of c, (H,) each
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import numpy.typing as npt
 
 from codesign.errors import InputError
 
-FORMAT = "codesign-proof-1"
+FORMAT = "codesign-proof-2"
 _MAX_BYTES = 4 << 30
-_ARRAYS = ("header", "lo", "hi", "slopes", "resets")
+_ARRAYS = ("header", "lo", "hi", "slopes", "resets", "states")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class ProofFile:
     hi: npt.NDArray[np.float64]
     slopes: npt.NDArray[np.float64]
     resets: npt.NDArray[np.bool_]
+    states: npt.NDArray[np.float64]
 
 
 def proof_path(certificate: Path) -> Path:
@@ -54,6 +56,7 @@ def pack(proof: ProofFile) -> bytes:
         hi=proof.hi,
         slopes=proof.slopes,
         resets=proof.resets.astype(np.uint8),
+        states=proof.states,
     )
     return buffer.getvalue()
 
@@ -73,17 +76,17 @@ def unpack(content: bytes) -> ProofFile:
         raise ValueError(str(error) or type(error).__name__) from None
     if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("steps"), list):
         raise ValueError(f"its header is not one of format {FORMAT}")
-    lo, hi, slopes, resets = (arrays[name] for name in _ARRAYS[1:])
-    if lo.ndim != 3 or lo.shape != hi.shape or slopes.ndim != 2 or resets.ndim != 2:
+    lo, hi, slopes, resets, states = (arrays[name] for name in _ARRAYS[1:])
+    if lo.ndim != 3 or lo.shape != hi.shape or (slopes.ndim, resets.ndim, states.ndim) != (2, 2, 2):
         raise ValueError("its arrays have wrong shapes")
-    if len({len(array) for array in (lo, slopes, resets)}) != 1:
+    if len({len(array) for array in (lo, slopes, resets, states)}) != 1:
         raise ValueError("its arrays disagree on the number of regions")
-    for name, array in (("lo", lo), ("hi", hi), ("slopes", slopes)):
+    for name, array in (("lo", lo), ("hi", hi), ("slopes", slopes), ("states", states)):
         if array.dtype != np.float64 or not np.isfinite(array).all():
             raise ValueError(f"its array '{name}' has numbers that are not finite float64")
     if resets.dtype != np.uint8 or resets.max(initial=0) > 1:
         raise ValueError("its array 'resets' has something else than 0 and 1")
-    return ProofFile(header, lo, hi, slopes, resets.astype(bool))
+    return ProofFile(header, lo, hi, slopes, resets.astype(bool), states)
 
 
 def read(path: Path, document: dict[str, Any]) -> ProofFile:

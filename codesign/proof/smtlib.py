@@ -24,6 +24,10 @@ _FUNCTIONS = {
     "square_difference": "(/ (- (* p p) (* q q)) 4)",
     "sigmoid_square": "(- (/ 1 (+ 1 (exp (- z)))) (* p (* z z)))",
     "tanh_square": "(- (tanh z) (* p (* z z)))",
+    "sigmoid_patch": "(- (- (/ 1 (+ 1 (exp (- (+ z d))))) (/ 1 (+ 1 (exp (- z))))) (* g (* z d)))",
+    "tanh_patch": "(- (- (tanh (+ z d)) (tanh z)) (* g (* z d)))",
+    "gate_slopes": "(+ (* p (* s (* (- 1 s) t))) (* q (* s (- 1 (* t t)))))",
+    "forget_slopes": "(+ (* p s) (* q (* s (* (- 1 s) t))))",
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
+from codesign.text import upward
 
 ORDERS = ("top1_above", "topk", "ranking")
 SCHEMA_ID = "codesign-certificate-1"
@@ -23,15 +24,36 @@ GRID_CLAIM = (
     "network is taken at the dequantized values scale * (q - zero_point), or at these rounded to float32, so that no "
     "rounding of the input separates the networks. Such a region says nothing of other float inputs."
 )
+METHODS = {
+    "zonotope": "joint differential zonotope",
+    "quadratic": "joint differential zonotope, and quadratic zonotopes",
+}
+ALL_INPUTS_METHOD = "elementwise comparison system over the domain"
 RULE = "|x - center| <= radius elementwise, clipped to the domain; a center outside stays inside"
 BOX_RULE = "; where a region has a box, lo <= x <= hi elementwise instead"
 
 
-def sentences(regions: Sequence[dict[str, Any]]) -> dict[str, str]:
+def sentences(regions: Sequence[dict[str, Any]], any_length: bool = False) -> dict[str, str]:
     """The claim and the rule for what a region means, as they belong to these regions of a certificate."""
+    claim = CLAIM
+    if any_length:
+        claim = claim.replace("every float32 input inside", "every sequence of any number of float32 inputs inside")
     grid = any(region.get("kind") == "grid" for region in regions)
     boxes = any(region.get("box") is not None for region in regions)
-    return {"claim": CLAIM + GRID_CLAIM * grid, "region_rule": RULE + BOX_RULE * boxes}
+    return {"claim": claim + GRID_CLAIM * grid, "region_rule": RULE + BOX_RULE * boxes}
+
+
+def all_inputs_statement(stated: dict[str, Any]) -> str:
+    """What a certificate over a whole domain says, in words, given its 'all_inputs'. Numbers are rounded up."""
+    inputs = "every sequence of inputs of any length" if stated["any_length"] else "every possible input"
+    share, margin = "", stated["same_class_margin"]
+    if stated["samples"] is not None:
+        share = f" ({100 * stated['covered_share']:.1f} % of the {stated['samples']} samples)"
+    same = "no margin is proved to keep the class"
+    if margin is not None:
+        same = f"wherever the float model's margin exceeds {upward(margin)} the class is the same"
+    bound = upward(max(stated["logit_bound"]))
+    return f"for {inputs} of the domain the board's logits are within {bound} of the float model's; {same}{share}"
 
 
 def region_box(

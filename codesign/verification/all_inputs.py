@@ -20,10 +20,15 @@ from codesign.verification.audit import discharge
 from codesign.verification.certify import Certification
 from codesign.verification.criteria import Status, proofs
 from codesign.verification.domain import DomainEnclosure, covered, enclose_domain
+from codesign.verification.facts import facts
+from codesign.verification.propagate import top1_proved
 from codesign.verification.regions import Region
+from codesign.verification.relaxation import Recorder
 from codesign.verification.rescaling import effective_network
+from codesign.verification.results import Options, RegionResult
 from codesign.verification.same_class import same_class_margin
 from codesign.verification.streams import float_stream, integer_stream
+from codesign.verification.trace import MARGIN_ROOM, RELATIVE_ROOM, Trace, published, traces
 
 STREAMS, STREAM_STEPS = 32, 1000
 _AUDIT = 1 << 20  # a stream of random numbers of its own
@@ -31,12 +36,16 @@ _AUDIT = 1 << 20  # a stream of random numbers of its own
 
 @dataclass(frozen=True, eq=False)
 class AllInputs:
-    """A certificate over the domain. `covered`: samples (N,) whose class is proved equal; None without samples."""
+    """A certificate over the domain. `covered`: samples (N,) whose class is proved equal; None without samples.
+
+    `joint`: the region's bounds are the tighter of the comparison system's and the joint zonotope's.
+    """
 
     domain: DomainEnclosure
     any_length: bool
     covered: npt.NDArray[np.bool_] | None
     stream_error: float | None
+    joint: bool = False
     samples_sha256: str | None = None
 
     @property
@@ -59,6 +68,7 @@ class AllInputs:
         data = {
             "method": ALL_INPUTS_METHOD,
             "any_length": self.any_length,
+            "joint": self.joint,
             "logit_bound": self.logit_bound.tolist(),
             "same_class_margin": self.margin if np.isfinite(self.margin) else None,
             "covered_share": share,
@@ -102,9 +112,10 @@ def all_inputs(
     options = certification.options
     rng = np.random.default_rng([options.seed, _AUDIT])
     proof = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng)
-    alone = any_length or result.trace is None  # no zonotope's bounds beside, or not for this claim
+    # The zonotope is about one number of steps, and is left out where it adds nothing: there is less to check then.
+    alone = any_length or result.trace is None or not _adds(result, domain, options)
     if not alone:
-        proof.join(certification.proof)
+        proof.merge(certification.proof)
     changed = _judged(result, domain, options, alone)
     share = None
     if samples is not None and len(samples):
@@ -114,8 +125,20 @@ def all_inputs(
     error = stream_error(certification, result.region) if any_length else None
     return (
         replace(certification, regions=(changed,), proof=proof),
-        AllInputs(domain, any_length, share, error, _digest(samples)),
+        AllInputs(domain, any_length, share, error, not alone, _digest(samples)),
     )
+
+
+def _adds(result: RegionResult, domain: DomainEnclosure, options: Options) -> bool:
+    """Whether the zonotope has a tighter bound somewhere than the comparison system, or proves more."""
+    e = domain.enclosure
+    difference, logits = published(e.output_difference), published(e.logit_difference)
+    tighter = (result.lower > difference.lo[0]).any() or (result.upper < difference.hi[0]).any()
+    logit = np.maximum(-logits.lo[0], logits.hi[0])
+    kept = {name: bool(flags[0]) for name, flags in proofs(options.criteria, e.margins, e.softmax).items()}
+    proved = [(result.top1, bool(top1_proved(e)[0][0])), *((s, kept[name]) for name, s in result.orders.items())]
+    more = any(status == "proved" and not flag for status, flag in proved)
+    return bool(tighter or (result.logit_bound < logit).any() or more)
 
 
 def _judged(result: RegionResult, domain: DomainEnclosure, options: Options, alone: bool) -> RegionResult:
@@ -137,16 +160,19 @@ def _judged(result: RegionResult, domain: DomainEnclosure, options: Options, alo
     top1 = _status(bool(proved[0]), result.top1, alone)
     told = facts(e, 0, bound, logit, classes[0])
     if not alone:
+        before = result.facts
         told = replace(
-            told, norms=told.norms.least(result.facts.norms), logit_norms=told.logit_norms.least(result.facts.logit_norms),
-            margins=result.facts.margins, step_bound=result.facts.step_bound,
+            before, norms=told.norms.least(before.norms), logit_norms=told.logit_norms.least(before.logit_norms),
+            output_step_bound=told.output_step_bound,
         )  # fmt: skip
     trace = Trace((), np.zeros(0), np.zeros(0, bool)) if alone or result.trace is None else result.trace
+    first = traces(domain.planes, (), 1)[0]
+    trace = Trace(first.steps + trace.steps, np.concatenate([first.slopes, trace.slopes]), trace.resets, domain.states)
     return replace(
         result, lower=difference.lo[0], upper=difference.hi[0], logit_bound=logit, output_lo=output.lo[0],
         output_hi=output.hi[0], epsilon=epsilon, sources=e.sources[0], reason=_reason(top1, epsilon), orders=orders,
         top1=top1, top1_class=int(classes[0][0]) if top1 == "proved" and len(classes[0]) == 1 else None, facts=told,
-        trace=replace(trace, states=domain.states),
+        trace=trace,
     )  # fmt: skip
 
 

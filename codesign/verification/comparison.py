@@ -24,17 +24,20 @@ by that of their magnitudes; sigmoid and tanh are taken within 2^-46 (`relaxatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from codesign.network.model import Lstm
+from codesign.proof.slopes import Polygon, forget_polygon, gate_polygon
 from codesign.quantization.integer import IntLstm
 from codesign.verification import relaxation
 from codesign.verification.affine import UNIT, Array, Box, Matrix, Pool, gamma, product_box, up
-from codesign.verification.coefficients import forget_polygon, gate_polygon, table_error
+from codesign.verification.coefficients import table_error
 from codesign.verification.lstm import GATE_LIMIT, LstmPropagation
+from codesign.verification.relaxation import Function, Recorder, RelaxationBatch
+from codesign.verification.trace import published
 
 # More than f(z) - f(clip(z)) can be beyond the gates' range, f sigmoid or tanh: 1 - sigmoid(7.999) < 3.4e-4.
 SATURATED = 3.4e-4
@@ -54,6 +57,20 @@ class State:
         zero = np.zeros(units)
         return State(Box(zero, zero), Box(zero, zero), zero, zero)
 
+    def roomy(self) -> State:
+        """Wider by what separates two correct ways to round: a checker's step from the state before ends inside."""
+        nothing = np.zeros_like(self.dh)
+        dh, dc = (published(Box(nothing, d)).hi for d in (self.dh, self.dc))
+        return State(published(self.h), published(self.c), dh, dc)
+
+    def holds(self, other: State) -> bool:
+        differences = (other.dh <= self.dh).all() and (other.dc <= self.dc).all()
+        return bool(differences and inside(other.h, self.h) and inside(other.c, self.c))
+
+    def flat(self) -> Array:
+        """As a proof file records it: ends outward from 0, so that larger is wider everywhere."""
+        return np.concatenate([-self.h.lo, self.h.hi, -self.c.lo, self.c.hi, self.dh, self.dc])
+
 
 @dataclass(frozen=True, eq=False)
 class StepTerms:
@@ -68,6 +85,9 @@ class StepTerms:
     noise: Array  # (4, H)
     cell_error: Array  # (H,)
     hidden_error: Array  # (H,)
+
+
+Image = Callable[[Function, Box], Box]
 
 
 def safe(x: Array, terms: int) -> Array:
@@ -112,14 +132,19 @@ class FloatLayer:
         """Pre-activations, (4H,)."""
         return affine_box([(self.W, x), (self.R, h)], self.b)
 
-    def step(self, z: Box, c: Box) -> tuple[Box, Box]:
-        """The new h and c for these pre-activations."""
-        H, clip = self.layer.units, self.layer.cell_clip
-        i, f, o = (relaxation.image("sigmoid", rows(z, k, H)) for k in (0, 1, 3))
-        new = product_box(f, c) + product_box(i, relaxation.image("tanh", rows(z, 2, H)))
-        if clip:
+    def step(self, z: Box, c: Box, image: Image = relaxation.image) -> tuple[Box, Box]:
+        """The new h and c for these pre-activations. `image` gives a function's range over a box."""
+        new = self.cell(z, c, image)
+        if self.layer.cell_clip:
+            clip = self.layer.cell_clip
             new = Box(*(np.clip(e, -clip, clip) for e in (new.lo, new.hi)))
-        return product_box(o, relaxation.image("tanh", new)), new
+        return product_box(image("sigmoid", rows(z, 3, self.layer.units)), image("tanh", new)), new
+
+    def cell(self, z: Box, c: Box, image: Image = relaxation.image) -> Box:
+        """The new c before the model's own clip, if it has one."""
+        H = self.layer.units
+        i, f = (image("sigmoid", rows(z, k, H)) for k in (0, 1))
+        return product_box(f, c) + product_box(i, image("tanh", rows(z, 2, H)))
 
     def invariant(self, x: Box, limit: int = 5000) -> tuple[Box, Box]:
         """Boxes of h and c that hold the reset state and that no step with inputs from `x` leaves.
@@ -131,7 +156,7 @@ class FloatLayer:
         for _ in range(limit):
             wide_h, wide_c = (v.widen(1e-7 * (1e-3 + v.mag)) for v in (h, c))
             new_h, new_c = self.step(self.gates(x, wide_h), wide_c)
-            if inside(new_h, wide_h) and inside(new_c, wide_c):
+            if inside(published(new_h), wide_h) and inside(published(new_c), wide_c):
                 return wide_h, wide_c
             h, c = hull(h, new_h), hull(c, new_c)
         raise ArithmeticError(
@@ -150,8 +175,11 @@ def inside(a: Box, b: Box) -> bool:
 class LayerComparison:
     """The comparison system of one LSTM layer; all vectors are (n,), no batch."""
 
-    def __init__(self, layer: Lstm, op: IntLstm, variants: Sequence[IntLstm] = ()) -> None:
+    def __init__(
+        self, layer: Lstm, op: IntLstm, variants: Sequence[IntLstm] = (), recorder: Recorder | None = None
+    ) -> None:
         model = LstmPropagation(layer, op, Pool(), None, variants)  # the rounding model of the joint zonotope
+        self.recorder = recorder  # takes the nonlinear facts of every step while it is there
         self.layer, self.op, self.units, self.floats = layer, op, layer.units, FloatLayer.of(layer)
         self.model, self.weights = model, model.weights
         H = self.units
@@ -177,26 +205,19 @@ class LayerComparison:
         sources = np.concatenate([dh, dx])
         return safe(np.abs(self.shared).reshape(4 * self.units, -1) @ sources + noise, self.sources + 1)
 
-    def terms(self, x: Box, dx: Array, state: State, new: Box | None = None) -> tuple[StepTerms, Box, Box]:
-        """The step's terms for these float boxes and (at most) these differences; and the new boxes of h and c.
-
-        `new` may give a tighter box of the new cell.
-        """
-        H, m = self.units, self.model
+    def terms(self, x: Box, dx: Array, state: State) -> tuple[StepTerms, Box, Box]:
+        """The step's terms for these float boxes and (at most) these differences; and the new boxes of h and c."""
+        H, m, clip = self.units, self.model, self.layer.cell_clip
         z = self.floats.gates(x, state.h)
         noise = self.noise(x, dx, state.h, state.dh)
         dz = self.gate_differences(dx, state.dh, noise)
-        h_box, c_box = self.floats.step(z, state.c)
-        if new is not None:
-            c_box = c_box.meet(new.lo, new.hi)
-            o_box = relaxation.image("sigmoid", rows(z, 3, H))
-            h_box = product_box(o_box, relaxation.image("tanh", c_box))
+        h_box, c_box = self.floats.step(z, state.c, self._image)
         # The sum saturates as well: the path runs between clipped arguments, the rest is the function's change there.
         wide = Box(*(np.clip(e, *GATE_LIMIT) for e in (z.lo - dz, z.hi + dz)))
         # Where it may, slopes there are 0 in the integer network; the polygons below have them less than SATURATED off.
         beyond = ((z.lo - dz < GATE_LIMIT[0]) | (z.hi + dz > GATE_LIMIT[1])) * up(SATURATED * (1 + dz))
-        i, f, o = (relaxation.image("sigmoid", rows(wide, k, H)) for k in (0, 1, 3))
-        g = relaxation.image("tanh", rows(wide, 2, H))
+        i, f, o = (self._image("sigmoid", rows(wide, k, H)) for k in (0, 1, 3))
+        g = self._image("tanh", rows(wide, 2, H))
         c_wide = state.c.widen(state.dc)
         e_i, e_f, e_o = (table_error("sigmoid", -12, rows(wide, k, H)) + beyond[k * H : (k + 1) * H] for k in (0, 1, 3))
         e_g = table_error("tanh", -12, rows(wide, 2, H)) + beyond[2 * H : 3 * H]
@@ -206,8 +227,10 @@ class LayerComparison:
         write = np.minimum(i.hi + e_i, 1.0) * np.minimum(g.mag + e_g, 1.0) + m.cell_rounding
         for part in (forget, write, forget + write):
             cell_error = cell_error + excess(Box(-up(part), up(part)), *m.cell_limit)
-        pairs = gate_polygon(i, g)
-        forgets = forget_polygon(f, c_wide)
+        if clip:  # what a float model's own clip cuts off
+            cell_error = cell_error + excess(self.floats.cell(z, state.c), -clip, clip)
+        pairs = self._polygon(gate_polygon(i, g), "input and cell gate")
+        forgets = self._polygon(forget_polygon(f, c_wide), "forget gate")
         K, L = len(pairs), len(forgets)
         cell = np.empty((K, L, H, 4))
         cell[..., 0] = forgets[None, ..., 0]
@@ -218,15 +241,26 @@ class LayerComparison:
         )
         dc = self.cell_difference(step, dx, state.dh, state.dc)
         c_new = c_box.widen(dc)
-        t = relaxation.image("tanh", c_new)
+        t = self._image("tanh", c_new)
         e_t = table_error("tanh", self.op.cell_shift, c_new)
         hidden_error = e_o * np.minimum(t.mag + e_t, 1.0) + o.hi * e_t + m.hidden_rounding
         hidden_error = up(hidden_error) + excess(h_box, *m.hidden_limit)
-        return (
-            StepTerms(step.cell_vertices, gate_polygon(o, t), step.noise, step.cell_error, hidden_error),
-            h_box,
-            c_box,
-        )
+        hidden = self._polygon(gate_polygon(o, t), "output gate and cell")
+        return StepTerms(step.cell_vertices, hidden, step.noise, step.cell_error, hidden_error), h_box, c_box
+
+    def _image(self, function: Function, z: Box) -> Box:
+        found = relaxation.image(function, z)
+        if self.recorder is not None:
+            zero, place = (np.zeros_like(z.lo),), f"{self.layer.name} range of a {function}"
+            self.recorder.add(RelaxationBatch(function, place, (z.lo,), (z.hi,), zero, found.lo, found.hi))
+        return found
+
+    def _polygon(self, polygon: Polygon, what: str) -> Array:
+        if self.recorder is not None:
+            lower, upper = polygon.fact()
+            zero, place = (np.zeros_like(polygon.support),) * 4, f"{self.layer.name} slopes of the {what}"
+            self.recorder.add(RelaxationBatch(polygon.kind, place, lower, upper, zero, polygon.lower, polygon.support))
+        return polygon.vertices
 
     def _slack(self, terms: StepTerms, sources: Array) -> Array:
         """Covers the rounding of signed sums of weights: their magnitudes' sum times a few units."""

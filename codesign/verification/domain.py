@@ -24,6 +24,7 @@ from codesign.verification.invariant import Contraction, invariant_state
 from codesign.verification.lstm import Pair
 from codesign.verification.propagate import Enclosure, _finish, _reshape, top1_proved
 from codesign.verification.regions import Region, input_pairs
+from codesign.verification.relaxation import Recorder, RelaxationBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +40,15 @@ class DomainEnclosure:
     """What holds for every input of the domain.
 
     `enclosure` has one region; `softmax` is the final softmax operator, if any; `contractions`: one an LSTM, for any
-    length.
+    length. For a checker: `states`, what every step of every LSTM ends in, or for any length what no step leaves, and
+    `planes`, the relaxations behind the LSTMs.
     """
 
     enclosure: Enclosure
     softmax: IntActivation | None
     contractions: tuple[Contraction, ...]
+    states: Array
+    planes: tuple[RelaxationBatch, ...]
 
     @property
     def logit_bound(self) -> Array:
@@ -58,10 +62,12 @@ def enclose_domain(
     region: Region,
     variants: Sequence[IntegerNetwork] = (),
     any_length: bool = False,
+    recorder: Recorder | None = None,
 ) -> DomainEnclosure:
     """Enclose both networks' outputs and their difference over `region`, one box of inputs.
 
     `network` and `variants` are effective ones (`codesign.verification.rescaling`), as `stages` was aligned with.
+    `recorder` takes the nonlinear facts that the bounds rest on. For any length every output row gets the one bound.
     InputError where a layer is not supported; CodesignError where no bound exists for any number of steps.
     """
     rows = _input_rows(network, region)
@@ -71,6 +77,8 @@ def enclose_domain(
     pairs: list[Pair] | None = None
     softmax: IntActivation | None = None
     contractions: list[Contraction] = []
+    states: list[State] = []
+    planes = Recorder()
     for index, stage in enumerate(stages):
         if isinstance(stage, LstmStage):
             if pairs is not None:
@@ -80,10 +88,14 @@ def enclose_domain(
             if any_length:
                 state, contraction = invariant_state(comparison, rows[0].value, rows[0].difference)
                 contractions.append(contraction)
-                rows = [Row(state.h, state.dh)]
+                reached = [state]
+                comparison.recorder = recorder
+                comparison.terms(rows[0].value, rows[0].difference, state)
             else:
-                rows = run_layer(comparison, rows)
-                rows = rows[-1:] if stage.last_only else rows
+                comparison.recorder = recorder
+                reached = run_layer(comparison, rows)
+            states += reached
+            rows = [Row(state.h, state.dh) for state in (reached[-1:] if stage.last_only else reached)]
             continue
         if pairs is None:
             pairs = [_pair(row, pool) for row in rows]
@@ -99,27 +111,39 @@ def enclose_domain(
                 )
             pairs = pairs if any_length else _reshape(pairs, stage.shape)
         else:
-            pairs = [_apply(stage, pair, pool, variants) for pair in pairs]
+            pairs = [_apply(stage, pair, pool, planes, variants) for pair in pairs]
     if pairs is None:
         pairs = [_pair(row, pool) for row in rows]
-    return DomainEnclosure(_finish(pairs, softmax, pool), softmax, tuple(contractions))
+    if any_length:
+        pairs = pairs * (int(np.prod(network.output.shape)) // pairs[0].value.center.shape[1])
+    flat = np.concatenate([state.flat() for state in states]) if states else np.zeros(0)
+    if recorder is not None:
+        recorder.batches += planes.batches
+    found = _finish(pairs, softmax, pool)
+    return DomainEnclosure(found, softmax, tuple(contractions), flat, tuple(planes.batches))
 
 
-def _apply(stage: DenseStage | ActivationStage, pair: Pair, pool: Pool, variants: Sequence[IntegerNetwork]) -> Pair:
+def _apply(
+    stage: DenseStage | ActivationStage,
+    pair: Pair,
+    pool: Pool,
+    planes: Recorder,
+    variants: Sequence[IntegerNetwork],
+) -> Pair:
     if isinstance(stage, DenseStage):
         name = stage.int_op.name
         others = [v for net in variants for v in net.ops if isinstance(v, IntDense) and v.name == name]
         return head.dense(stage, pair, pool, others)
-    return head.elementwise(stage.int_op, pair, pool, None, stage.int_op.name)
+    return head.elementwise(stage.int_op, pair, pool, planes, stage.int_op.name)
 
 
-def run_layer(comparison: LayerComparison, rows: Sequence[Row]) -> list[Row]:
-    """The hidden state's rows, from the reset state."""
+def run_layer(comparison: LayerComparison, rows: Sequence[Row]) -> list[State]:
+    """What each step ends in, from the reset state; with room, as it is recorded and what the next step starts from."""
     state = State.reset(comparison.units)
     result = []
     for row in rows:
-        state = comparison.step(row.value, row.difference, state)
-        result.append(Row(state.h, state.dh))
+        state = comparison.step(row.value, row.difference, state).roomy()
+        result.append(state)
     return result
 
 

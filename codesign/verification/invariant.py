@@ -17,6 +17,7 @@ import numpy as np
 from codesign.errors import CodesignError
 from codesign.verification.affine import Array, Box
 from codesign.verification.comparison import LayerComparison, State, StepTerms
+from codesign.verification.trace import ABSOLUTE_ROOM, RELATIVE_ROOM
 
 _ITERATIONS = 3000
 _GATES = ("input", "forget", "cell", "output")
@@ -69,9 +70,9 @@ def invariant_state(comparison: LayerComparison, x: Box, dx: Array) -> tuple[Sta
         state = State(h, c, ahead[: comparison.units], ahead[comparison.units :])
         new_h, new_c, terms = apply(comparison, dx, state, x)
         image = np.concatenate([new_h, new_c])
-        if (image <= ahead).all():
+        if (image * (1 + RELATIVE_ROOM) + ABSOLUTE_ROOM <= ahead).all():
             weights, rate = contraction(comparison, terms)
-            return state, Contraction(name, state.dh, state.dc, weights, rate)
+            return state, Contraction(name, state.dh, state.dc, weights, rate * (1 + RELATIVE_ROOM))
         if iteration % 8 == 7:
             continue
         last_step = u - before

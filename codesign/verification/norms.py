@@ -76,6 +76,10 @@ class Norms:
         total = float(np.sqrt(squares.sum() * (1 + gamma(bound.size + n))))
         return Norms(float(bound.max()), float(up(np.array(scale * total))), float(up(l1.sum() * (1 + gamma(n)))))
 
+    def least(self, other: Norms) -> Norms:
+        """The smaller of two bounds of each norm."""
+        return Norms(min(self.linf, other.linf), min(self.l2, other.l2), min(self.l1, other.l1))
+
     def to_json(self) -> dict[str, float]:
         return {"linf": self.linf, "l2": self.l2, "l1": self.l1}
 

@@ -95,6 +95,9 @@ def test_skipped_saturations_differ_and_are_within_the_bound(made, monkeypatch):
         def resets(self, units):
             return np.ones((1, units), bool)
 
+        def fold(self, place):
+            return None
+
     symbols = Symbols()
     lo, hi = claims.proof.lo[:1], claims.proof.hi[:1]
     rows = input_pairs(net, lo, hi, np.array([False]), symbols)

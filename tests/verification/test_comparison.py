@@ -1,5 +1,7 @@
 """The comparison system over whole domains: no exact evaluation leaves its bounds, and planted errors are caught."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from random_pairs import random_pair
@@ -12,7 +14,7 @@ from codesign.verification import coefficients, comparison, domain_region
 from codesign.verification.affine import Box
 from codesign.verification.align import LstmStage, align
 from codesign.verification.comparison import LayerComparison, State
-from codesign.verification.domain import _input_rows, enclose_domain, run_layer
+from codesign.verification.domain import Row, _input_rows, enclose_domain, run_layer
 from codesign.verification.search import Search
 
 
@@ -43,7 +45,7 @@ def layer_violation(network, integer, region, x):
         if not isinstance(op, IntLstm):
             break
         layer, hidden = next(layers)
-        rows = run_layer(LayerComparison(layer, op), rows)
+        rows = [Row(state.h, state.dh) for state in run_layer(LayerComparison(layer, op), rows)]
         gap = np.abs(dequantize(op.output, trace.outputs[index]) - hidden)
         worst = max(worst, float((gap - np.stack([r.difference for r in rows])).max()))
         assert all(
@@ -153,19 +155,18 @@ def test_one_step_is_sound_and_tight():
 
 def planted_forget(monkeypatch):
     """The forget gate's own difference, f (1 - f) c dz_f, is lost."""
-    original = coefficients.forget_polygon
+    original = comparison.forget_polygon
 
     def broken(f, c):
-        v = original(f, c).copy()
-        v[..., 1] = 0
-        return v
+        polygon = original(f, c)
+        return replace(polygon, vertices=polygon.vertices * [1, 0])
 
     monkeypatch.setattr(comparison, "forget_polygon", broken)
 
 
 def planted_cell_gate(monkeypatch):
     """1 - g^2 is taken at the largest |g|."""
-    original = coefficients.gate_polygon
+    original = comparison.gate_polygon
     monkeypatch.setattr(
         comparison,
         "gate_polygon",
@@ -175,7 +176,7 @@ def planted_cell_gate(monkeypatch):
 
 def planted_path(monkeypatch):
     """Slopes are taken over the float ranges instead of the widened ones; here, sigmoid at the lower end."""
-    original = coefficients.gate_polygon
+    original = comparison.gate_polygon
     monkeypatch.setattr(comparison, "gate_polygon", lambda s, t: original(Box(s.lo, s.lo), t))
 
 
@@ -216,8 +217,6 @@ def tiny_pair(seed, lost):
     network, integer = random_pair(seed, {"gate rounding": 0.002, "saturation": 6.0}.get(lost, 0.05))
     if lost != "cell_rounding":
         return network, integer
-    from dataclasses import replace
-
     from codesign.quantization.multipliers import product_multiplier
 
     ops = [

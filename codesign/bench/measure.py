@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from codesign.bench.stack import stack_bound
 from codesign.codegen import Weights, make_plan, memory_estimate
 from codesign.errors import CodesignError, InputError
 from codesign.quantization.integer import ActivationArray, IntegerNetwork
+
+if TYPE_CHECKING:
+    from codesign.tflm import TflmRuntime
 
 _REPEATS = 4
 _ROUNDS = 12_345
@@ -160,24 +163,34 @@ def _bench_steps(
 
 
 def bench_board(
-    network: IntegerNetwork, board: str, port: str | None = None, inputs: int = 6, seed: int = 0
+    network: IntegerNetwork,
+    board: str,
+    port: str | None = None,
+    inputs: int = 6,
+    seed: int = 0,
+    weights: Weights = "int8",
+    runtime: TflmRuntime | None = None,
 ) -> dict[str, Any]:
     """Measure on a board: its firmware, through its serial port; emulated where no board is attached.
 
+    `weights` and `runtime` as for `codesign.toolchain.build`; outputs are compared with the runtime's own semantics.
     Gives "cycles" of the core (DWT, real hardware) or "instructions" (emulated). Raises what the toolchain and
     `open_target` raise.
     """
     from codesign.hil import open_target
+    from codesign.quantization import with_profile
     from codesign.semantics import simulate
     from codesign.toolchain import build, load_board
 
     if inputs < 1:
         raise InputError(f"cannot measure {inputs} inputs; give at least 1")
     target_board = load_board(board)
+    if runtime is not None:
+        network = with_profile(network, runtime.profile(network))
     q = sample_inputs(network, inputs, seed)
     expected = simulate(network, q)
     with tempfile.TemporaryDirectory(prefix="codesign-") as scratch:
-        firmware = build(network, target_board, Path(scratch) / "firmware")
+        firmware = build(network, target_board, Path(scratch) / "firmware", weights, runtime)
         with open_target(firmware, target_board, port) as target:
             replies = [target.device.infer(sample) for sample in q]
             metrics = target.device.metrics()
@@ -189,12 +202,16 @@ def bench_board(
         "model": network.name,
         "model_sha256": network.sha256,
         "board": target_board.name,
+        "runtime": firmware.runtime,
+        "profile": firmware.profile,
+        "weights": weights,
         **facts,
         str(facts["unit"]): max(known, default=None),
         "minimum": min(known, default=None),
         "macs": macs,
         "flash_bytes": firmware.flash_bytes,
         "ram_bytes": firmware.ram_bytes,
+        "arena_bytes": firmware.arena_bytes,
         "stack_bytes": firmware.stack_size,
         "stack_measured_bytes": metrics.stack_high_water,
         "bit_exact": all(np.array_equal(r.output, e.reshape(-1)) for r, e in zip(replies, expected, strict=True)),

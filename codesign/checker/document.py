@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from codesign.checker.result import CannotCheck, Invalid, demand, same
 from codesign.network import FloatNetwork, load_network
 from codesign.proof.proof_file import ProofFile, digest, proof_path, read
 from codesign.proof.statement import ALL_INPUTS_METHOD, read_document, region_box, sentences
-from codesign.quantization import IntegerNetwork, read_integer_network
+from codesign.quantization import IntegerNetwork, Profile, read_integer_network
 
 METHOD = "joint differential zonotope"
-PROFILES = ("tflm-double", "tflm-float")
+PROFILES = get_args(Profile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,11 @@ class Claims:
     network: FloatNetwork
     integers: tuple[IntegerNetwork, ...]
     on_grid: Flags  # (N,) regions of dequantized inputs only
-    whole_domain: bool
+
+    @property
+    def domain(self) -> dict[str, Any] | None:
+        """What is stated of all inputs of a domain."""
+        return self.document.get("all_inputs")
 
 
 def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:
@@ -69,4 +73,4 @@ def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:
     grid = np.array([region.get("kind") == "grid" for region in regions])
     for name, text in sentences(regions, whole and document["all_inputs"]["any_length"]).items():
         same(name, document[name], text)
-    return Claims(document, regions, proof, network, integers, grid, whole)
+    return Claims(document, regions, proof, network, integers, grid)

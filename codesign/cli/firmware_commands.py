@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,34 @@ weights = click.option(
     show_default=True,
     help="Packing in flash: int16 takes twice the space and fewer instructions.",
 )
+_RUNTIME_OPTIONS = (
+    click.option(
+        "--runtime", type=click.Choice(["codesign", "tflm", "tflm-cmsis"]), default="codesign", show_default=True,
+        help="What runs the model: generated C, or TFLM's interpreter with its reference kernels or CMSIS-NN's.",
+    ),
+    click.option("--tflm-tree", type=opt.FILE, help="TFLM's source tree [default: the variable CODESIGN_TFLM_TREE]."),
+    click.option("--tflm-package", metavar="SPEC", help="Let PlatformIO fetch TFLM: owner/name@version or a URL."),
+    click.option("--arena", type=int, metavar="BYTES", help="TFLM's tensor arena [default: the least that it needs]."),
+)  # fmt: skip
+
+
+def runtime(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that name TFLM as the runtime; the command gets `runtime`, None for the generated C."""
+
+    @functools.wraps(command)
+    def collected(
+        *args: Any, runtime: str, tflm_tree: Path | None, tflm_package: str | None, arena: int | None, **kwargs: Any
+    ) -> Any:
+        from codesign.tflm import runtime_option
+
+        return command(*args, runtime=runtime_option(runtime, tflm_tree, tflm_package, arena), **kwargs)
+
+    result: Callable[..., Any] = collected
+    for option in reversed(_RUNTIME_OPTIONS):
+        result = option(result)
+    return result
+
+
 level = click.option(
     "--level", type=click.Choice(["O2", "Os", "O3"]), default="O2", show_default=True, help="Compiler's optimisation."
 )
@@ -30,6 +60,7 @@ level = click.option(
 @click.option("--board", help="Measure on this board instead, through its firmware (cycles where it is real).")
 @click.option("--port", help="The board's serial port.")
 @weights
+@runtime
 @level
 @click.option("--inputs", type=click.IntRange(min=1), default=6, show_default=True, help="Number of inputs.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -37,7 +68,7 @@ level = click.option(
 @opt.as_json
 def bench(
     model: Path, core: str | None, board: str | None, port: str | None, weights: Any, level: str, inputs: int,
-    seed: int, calibration: Path | None, as_json: bool,
+    seed: int, calibration: Path | None, as_json: bool, runtime: Any,
 ) -> None:  # fmt: skip
     """Count the instructions of MODEL (int8 .tflite, or a float model, which is converted) on a core.
 
@@ -51,11 +82,13 @@ def bench(
         raise InputError(f"name a core to emulate, --core {'|'.join(_CORES)}, or a board, --board NAME")
     if board is None and port is not None:
         raise InputError("--port belongs to a board: name it with --board")
-    if board is not None and (weights, level) != ("int8", "O2"):
-        raise InputError("a board's firmware is built with int8 weights and -O2: leave out --weights and --level")
+    if board is not None and level != "O2":
+        raise InputError("a board's firmware is built with -O2: leave out --level")
+    if board is None and runtime is not None:
+        raise InputError("TFLM is measured in a board's firmware: name a board with --board in place of --core")
     network = benches.load_model(model, calibration)
     if board is not None:
-        result = benches.bench_board(network, board, port, inputs, seed)
+        result = benches.bench_board(network, board, port, inputs, seed, weights, runtime)
     else:
         result = benches.bench(network, str(core), weights, level, inputs, seed)
     if as_json:

@@ -32,6 +32,11 @@ def _array(values: Iterable[int | str]) -> str:
     return "\n".join("    " + line for line in lines)
 
 
+def byte_array(content: bytes) -> str:
+    """The initialisers of an array of bytes, in lines."""
+    return _array(content)
+
+
 def _constant(prefix: str, constant: Constant) -> str:
     if constant.values.dtype == np.uint64:
         text = _array(f"0x{int(v):016X}u" for v in constant.values)

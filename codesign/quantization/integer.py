@@ -19,7 +19,7 @@ Int8Array = npt.NDArray[np.int8]
 ActivationArray = npt.NDArray[Any]  # int8 or int16, as the network's activations are
 BiasArray = npt.NDArray[Any]  # int32 where activations are int8, int64 where they are int16
 Activations = Literal["int8", "int16"]
-Profile = Literal["tflm-double", "tflm-float"]
+Profile = Literal["tflm-double", "tflm-float", "cmsis-nn-double", "cmsis-nn-float"]
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,9 @@ IntOp = Union[IntLstm, IntDense, IntActivation, IntLastStep, IntReshape]
 class IntegerNetwork:
     """A chain of integer operators. `sha256` is the .tflite file's hex digest; `content` its bytes.
 
-    `profile` says how scale products are taken (see docs/semantics.md): 'tflm-double' as the host TFLM interpreter
-    does, 'tflm-float' as TFLM's current sources do.
+    `profile` is the semantics (see docs/semantics.md): 'tflm-...' that of TFLM's reference kernels, 'cmsis-nn-...' that
+    of TFLM with CMSIS-NN; '...-double' takes scale products as the host TFLM interpreter does, '...-float' as TFLM's
+    sources of August 2026 do.
     """
 
     name: str

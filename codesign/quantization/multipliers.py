@@ -63,8 +63,8 @@ def softmax_multiplier(input_scale: float, beta: float) -> Multiplier:
 
 
 def scale_product(a: float, b: float, profile: Profile) -> float:
-    """a * b for two float32 scales: exact in double ('tflm-double') or rounded to float32 ('tflm-float')."""
-    if profile == "tflm-float":
+    """a * b for two float32 scales: exact in double ('...-double') or rounded to float32 ('...-float')."""
+    if profile.endswith("-float"):
         with np.errstate(over="ignore"):  # an infinite product is refused by quantize_multiplier
             return float(np.float32(a) * np.float32(b))
     return a * b

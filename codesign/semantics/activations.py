@@ -125,10 +125,10 @@ def activation_table(op: IntActivation, profile: Profile = "tflm-double") -> Act
 def relu_multiplier(op: IntActivation, profile: Profile = "tflm-double") -> Multiplier:
     """The RELU kernel's rescaling from input to output scale.
 
-    The ratio is taken in double by the host TFLM interpreter ('tflm-double'; a test tells the two apart), in float32 by
-    TFLM's current sources ('tflm-float').
+    The ratio is taken in double by the host TFLM interpreter ('...-double'; a test tells the two apart), in float32 by
+    TFLM's sources of August 2026 ('...-float').
     """
-    if profile == "tflm-float":
+    if profile.endswith("-float"):
         return quantize_multiplier(float(np.float32(op.input.scale) / np.float32(op.output.scale)))
     return quantize_multiplier(op.input.scale / op.output.scale)
 

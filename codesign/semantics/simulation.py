@@ -91,7 +91,7 @@ def _operator(
     op: IntOp, x: ActivationArray, network: IntegerNetwork, cells: list[Int16Array] | None
 ) -> ActivationArray:
     if isinstance(op, IntLstm):
-        return lstm(op, x, cells)
+        return lstm(op, x, cells, network.profile.startswith("cmsis-nn"))
     if isinstance(op, IntDense):
         return dense(op, x)
     if isinstance(op, IntActivation):
@@ -160,11 +160,16 @@ def _clip16(v: Int64Array) -> Int64Array:
     return np.maximum(v, INT16_MIN, out=v)
 
 
-def lstm(op: IntLstm, x: ActivationArray, cells: list[Int16Array] | None = None) -> ActivationArray:
+def lstm(
+    op: IntLstm, x: ActivationArray, cells: list[Int16Array] | None = None, cmsis_nn: bool = False
+) -> ActivationArray:
     """UNIDIRECTIONAL_SEQUENCE_LSTM: [B, T, D] -> the hidden sequence [B, T, H], of the same type.
 
-    Appends the cell states, int16 [B, T, H], to `cells`. Steps and names as in docs/semantics.md.
+    Appends the cell states, int16 [B, T, H], to `cells`. Steps and names as in docs/semantics.md. `cmsis_nn`: without
+    the saturations of the recurrent part and of i g, as arm_nn_vec_mat_mul_result_acc_s8_s16 and
+    arm_elementwise_mul_acc_s16 do.
     """
+    clip_part = (lambda v: v) if cmsis_nn else _clip16
     batch, steps, _ = x.shape
     H = op.units
     sigma, tau_gate, tau_cell = sigmoid_table(), tanh_table(-12), tanh_table(op.cell_shift)
@@ -178,14 +183,14 @@ def lstm(op: IntLstm, x: ActivationArray, cells: list[Int16Array] | None = None)
     hidden = np.empty((batch, steps, H), op.output.dtype)
     kept = np.empty((batch, steps, H), np.int16) if cells is not None else None
     for t in range(steps):
-        a = _clip16(_rescale(_accumulate(h, R, z_h), op.output, op.recurrent_multipliers, H))
+        a = clip_part(_rescale(_accumulate(h, R, z_h), op.output, op.recurrent_multipliers, H))
         a += A[:, t]
         a = _clip16(a)
         a += 1 << 15
         i, f = sigma[a[:, :H]].astype(np.int64), sigma[a[:, H : 2 * H]].astype(np.int64)
         g, o = tau_gate[a[:, 2 * H : 3 * H]].astype(np.int64), sigma[a[:, 3 * H :]].astype(np.int64)
         c = _clip16(mbqm(f * c, op.forget_multiplier))
-        c += _clip16(mbqm(i * g, op.input_gate_multiplier))
+        c += clip_part(mbqm(i * g, op.input_gate_multiplier))
         c = _clip16(c)
         if op.cell_clip_q > 0:
             c = np.clip(c, -op.cell_clip_q, op.cell_clip_q)

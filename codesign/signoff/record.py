@@ -59,6 +59,12 @@ def signoff_document(
         "flash_available_bytes": _if(build.get("flash_available"), "count"),
         "ram_available_bytes": _if(build.get("ram_available"), "count"),
         "build_id": _if(build.get("build_id"), "text"),
+        "runtime": {
+            "name": _if(build.get("runtime"), "text"),
+            "profile": _if(build.get("profile"), "text"),
+            "weights": _if(build.get("weights"), "text"),
+            "arena_bytes": _if(build.get("arena_bytes"), "count"),
+        },
         "artifacts": dict(artifacts),
         "versions": {
             **{k: v for k, v in _table(certificate.get("versions")).items() if is_kind(v, "text")},

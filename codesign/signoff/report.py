@@ -14,6 +14,7 @@ from codesign.signoff import plots
 from codesign.signoff.comparison import Classified, Comparison
 from codesign.signoff.evidence import Evidence, is_kind
 from codesign.signoff.wording import upward
+from codesign.tflm.runtime import describe_runtime
 
 _MAX_CLASSES = 20  # of a confusion matrix that is printed
 _PALETTE = (
@@ -81,6 +82,7 @@ def render(
         target=_table(hil.get("target")),
         counter=_table(hil.get("counter")),
         build=build,
+        runtime=describe_runtime(str(build.get("runtime") or "–")),
         comparison=comparison,
         figures=[Markup(f) for f in figures if f],
         steps=[Markup(f) for f in steps],

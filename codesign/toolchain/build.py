@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,15 +15,21 @@ from codesign.quantization.integer import IntegerNetwork
 from codesign.toolchain import pio
 from codesign.toolchain.boards import Board
 from codesign.toolchain.elf import Image, Section, Symbol, read_image
-from codesign.toolchain.firmware import Firmware
+from codesign.toolchain.firmware import OWN_PROFILE, OWN_RUNTIME, Firmware
 from codesign.toolchain.flash import flash_elf
-from codesign.toolchain.project import Project, generate_project
+from codesign.toolchain.project import Project, Sources, generate_project
+
+if TYPE_CHECKING:
+    from codesign.codegen import Weights
+    from codesign.tflm import TflmRuntime
 
 OVERFLOW = re.compile(r"region [`'](\w+)' overflowed by (\d+) bytes?")
 
 
 LARGEST_FRAME = 0xFFFF
 COUNTER_BYTES = 8
+LARGEST_ARENA = 1 << 20
+_TFLM_RAM = 2048  # the interpreter's own variables and the application's
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Build:
 
     `flash_bytes` is all content in flash; `ram_bytes` is static data (.data and .bss); `stack_size` is the stack
     reserved beside it. `build_id` (32 hex digits) and `model_sha256` (64) are what the firmware reports when asked to
-    identify.
+    identify. `runtime` runs the model, by the semantics `profile`; `weights` is how the generated C packs them;
+    `arena_bytes` TFLM's tensor arena, part of `ram_bytes`.
     """
 
     board: Board
@@ -49,6 +57,10 @@ class Build:
     symbols: tuple[Symbol, ...]
     image: Image
     log: str
+    runtime: str = OWN_RUNTIME
+    profile: str = OWN_PROFILE
+    weights: str = "int8"
+    arena_bytes: int | None = None
 
     @property
     def memory_map(self) -> dict[str, tuple[Section, ...]]:
@@ -61,24 +73,82 @@ class Build:
         }
 
 
-def build(network: IntegerNetwork, board: Board, folder: Path | str) -> Build:
-    """Generate C for `network` and the PlatformIO project in `folder`, and build it.
+def build(
+    network: IntegerNetwork,
+    board: Board,
+    folder: Path | str,
+    weights: Weights = "int8",
+    runtime: TflmRuntime | None = None,
+) -> Build:
+    """Generate the sources for `network` and the PlatformIO project in `folder`, and build it.
 
-    InputError: the network does not fit the board (with the figures). MissingToolError: compiler or PlatformIO missing.
+    With `runtime`, TFLM's interpreter runs the model, else C generated with `weights`. InputError: the network does not
+    fit the board (with the figures), or TFLM cannot run it. MissingToolError: compiler or PlatformIO missing.
     CodesignError: the build failed (with the compiler's first error).
     """
     from codesign.codegen import generate
 
-    check_fits(network, board)
+    check_buildable(network, board, weights, runtime)
+    if runtime is not None:
+        return _build_tflm(network, board, folder, runtime)
+    with tempfile.TemporaryDirectory(prefix="codesign-") as scratch:
+        generate(network, Path(scratch), weights)
+        project = generate_project(Path(scratch), board, folder)
+    return replace(build_project(project, network.sha256), profile=network.profile, weights=weights)
+
+
+def check_buildable(
+    network: IntegerNetwork, board: Board, weights: Weights = "int8", runtime: TflmRuntime | None = None
+) -> None:
+    """Raise early what `build` would raise: for a model that cannot fit or run, and for tools that are missing."""
+    from codesign.tflm.sources import kernel_files
+
     pio.require_compiler()
     pio.require_platformio()
-    with tempfile.TemporaryDirectory(prefix="codesign-") as scratch:
-        generate(network, Path(scratch))
-        project = generate_project(Path(scratch), board, folder)
-    return build_project(project, network.sha256)
+    if runtime is None:
+        check_fits(network, board, weights)
+        return
+    if weights != "int8":
+        raise InputError("TFLM reads the weights as the model's file has them: leave out --weights")
+    profile = runtime.profile(network)
+    if network.profile != profile:
+        raise InputError(
+            f"the network was read for the semantics profile '{network.profile}', and this TFLM has '{profile}': "
+            "read it with that profile"
+        )
+    pio.require_cxx_compiler()
+    kernel_files(network, runtime)
+    _largest_arena(network, board)
 
 
-def check_fits(network: IntegerNetwork, board: Board) -> None:
+def _largest_arena(network: IntegerNetwork, board: Board) -> int:
+    largest = board.ram.size - board.stack_bytes - _TFLM_RAM - frame_bytes(network)
+    if largest < 1024:
+        raise _does_not_fit(board, "RAM", f"more than {board.ram.size - largest}", board.ram.size)
+    return min(largest, LARGEST_ARENA) & ~15
+
+
+def _build_tflm(network: IntegerNetwork, board: Board, folder: Path | str, runtime: TflmRuntime) -> Build:
+    """Without a size given, the first build has the largest arena that fits, and the second the smallest that works."""
+    from codesign.tflm import measure_arena, runtime_files
+
+    arena = runtime.arena or _largest_arena(network, board)
+
+    def attempt(arena: int) -> Build:
+        files = runtime_files(network, runtime, arena)
+        sources = Sources(files.files, files.includes, ("CS_RUNTIME_TFLM=1", *files.defines))
+        built = build_project(generate_project(sources, board, folder), network.sha256)
+        return replace(built, runtime=runtime.name, profile=network.profile, arena_bytes=arena)
+
+    built = attempt(arena)
+    needed = measure_arena(built)
+    if runtime.arena is None and needed < arena:
+        built = attempt(needed)
+        measure_arena(built)
+    return built
+
+
+def check_fits(network: IntegerNetwork, board: Board, weights: Weights = "int8") -> None:
     """Refuse a network whose constants or static buffers alone exceed the board's flash or RAM (InputError).
 
     A lower bound, to fail before any C is written; the linker has the last word. Also refuses a network whose input or
@@ -86,21 +156,26 @@ def check_fits(network: IntegerNetwork, board: Board) -> None:
     """
     from codesign.codegen import memory_estimate
 
-    estimate = memory_estimate(network)
+    estimate = memory_estimate(network, weights)
     parameters = int(estimate["flash_bytes"])
-    input_bytes = int(np.prod(network.input.shape))
-    output_bytes = int(np.prod(network.output.shape))
-    if input_bytes > LARGEST_FRAME or output_bytes + COUNTER_BYTES > LARGEST_FRAME:
-        raise InputError(
-            f"the model has {input_bytes} input and {output_bytes} output values: one frame of the serial protocol "
-            f"takes {LARGEST_FRAME} and {LARGEST_FRAME - COUNTER_BYTES}; use fewer time steps"
-        )
-    request_bytes = 4 * input_bytes if 4 * input_bytes <= LARGEST_FRAME else input_bytes
-    buffers = request_bytes + input_bytes + output_bytes + int(estimate["ram_bytes"]) + board.stack_bytes
+    buffers = frame_bytes(network) + int(estimate["ram_bytes"]) + board.stack_bytes
     if parameters > board.flash.size:
         raise _does_not_fit(board, "flash", f"at least {parameters}", board.flash.size)
     if buffers > board.ram.size:
         raise _does_not_fit(board, "RAM", f"at least {buffers}", board.ram.size)
+
+
+def frame_bytes(network: IntegerNetwork) -> int:
+    """RAM of the application's buffers: a request, an input, an output. InputError where one does not fit a frame."""
+    size = 1 if network.activations == "int8" else 2
+    inputs, outputs = (int(np.prod(tensor.shape)) for tensor in (network.input, network.output))
+    if size * inputs > LARGEST_FRAME or size * outputs + COUNTER_BYTES > LARGEST_FRAME:
+        raise InputError(
+            f"the model has {inputs} input and {outputs} output values: one frame of the serial protocol "
+            f"takes {LARGEST_FRAME // size} and {(LARGEST_FRAME - COUNTER_BYTES) // size}; use fewer time steps"
+        )
+    request = 4 * inputs if 4 * inputs <= LARGEST_FRAME else size * inputs
+    return request + size * (inputs + outputs)
 
 
 def build_project(project: Project, model_sha256: str) -> Build:

@@ -11,6 +11,8 @@ from codesign.toolchain.elf import read_constant
 from codesign.toolchain.project import BUILD_ID_BYTES, MARKER
 
 MODEL_HASH_BYTES = 32
+OWN_RUNTIME = "codesign"
+OWN_PROFILE = "tflm-double"  # of the generated C, unless the network was read for another
 
 
 @dataclass(frozen=True)

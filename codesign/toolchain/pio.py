@@ -17,6 +17,8 @@ from codesign.errors import CodesignError, MissingToolError
 
 COMPILER = "arm-none-eabi-gcc"
 COMPILER_INSTALL = "sudo apt install gcc-arm-none-eabi libnewlib-arm-none-eabi"
+CXX_COMPILER = "arm-none-eabi-g++"
+CXX_INSTALL = "sudo apt install gcc-arm-none-eabi libstdc++-arm-none-eabi-newlib"
 PIP_INSTALL = "pip install 'codesign[board]'"
 OPENOCD_INSTALL = "sudo apt install openocd"
 
@@ -30,6 +32,22 @@ def require_compiler() -> str:
     answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
     if not Path(answer).is_absolute():
         raise MissingToolError(f"the C library of {COMPILER} is not installed: install it with '{COMPILER_INSTALL}'")
+    return compiler
+
+
+def require_cxx_compiler() -> str:
+    """Path of arm-none-eabi-g++; MissingToolError where it or its C++ headers are missing."""
+    compiler = shutil.which(CXX_COMPILER)
+    if compiler is None:
+        raise MissingToolError(f"{CXX_COMPILER} is not installed: install it with '{CXX_INSTALL}'")
+    query = [compiler, "-mcpu=cortex-m4", "-mthumb", "-x", "c++", "-E", "-"]
+    tried = subprocess.run(
+        query, input="#include <cstdint>\n#include <new>\n", capture_output=True, text=True, check=False
+    )
+    if tried.returncode != 0:
+        raise MissingToolError(
+            f"the C++ headers of {CXX_COMPILER} are not installed: install them with '{CXX_INSTALL}'"
+        )
     return compiler
 
 
@@ -126,13 +144,20 @@ def run(
 
     MissingToolError: PlatformIO or SCons missing. CodesignError: no end within `timeout` seconds.
     """
+    return run_command("run", "--project-dir", str(folder), *arguments, timeout=timeout, extra=extra)
+
+
+def run_command(
+    *arguments: str, timeout: float, extra: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`platformio arguments...`, as `run`."""
     require_platformio()
     core = core_dir()
     try:
         install_scons(core)
     except OSError as error:
         raise CodesignError(f"PlatformIO's directory {core} cannot be written: {error.strerror}") from None
-    command = [sys.executable, "-m", "platformio", "run", "--project-dir", str(folder), *arguments]
+    command = [sys.executable, "-m", "platformio", *arguments]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -30,17 +30,29 @@ class Project:
     build_id: str
 
 
-def generate_project(sources: Path | Iterable[Path], board: Board, folder: Path | str) -> Project:
+@dataclass(frozen=True)
+class Sources:
+    """Sources of a model in place of the generated C: `files` by path below src/, one of them model/codesign_model.h;
+    `includes` folders below src/ whose headers are a third party's; `defines` of the preprocessor.
+    """
+
+    files: Mapping[str, bytes]
+    includes: tuple[str, ...] = ()
+    defines: tuple[str, ...] = ()
+
+
+def generate_project(sources: Path | Iterable[Path] | Sources, board: Board, folder: Path | str) -> Project:
     """Write the PlatformIO project for `board` to `folder`; the folder can be moved and built anywhere.
 
-    `sources`: the model's C files as `codesign.codegen.generate` writes them (their folder, or their paths).
+    `sources`: the model's C files as `codesign.codegen.generate` writes them (their folder, or their paths), or others.
     An earlier project in `folder` is replaced, its PlatformIO build directory kept.
     InputError: no model among the sources, or `folder` holds something else.
     """
     folder = Path(folder)
-    model = _model_files(sources)
+    if not isinstance(sources, Sources):
+        sources = Sources({f"model/{name}": content for name, content in _model_files(sources).items()})
     _check_destination(folder)
-    files = _project_files(model, board)
+    files = _project_files(sources, board)
     build_id = _build_id(files, board)
     files["include/cs_config.h"] = _config_header(board, build_id).encode()
     marker = {"board": board.name, "build_id": build_id, "format": 1}
@@ -69,9 +81,9 @@ def _check_destination(folder: Path) -> None:
         raise InputError(f"{folder} is not empty and not a codesign project: name another folder")
 
 
-def _project_files(model: Mapping[str, bytes], board: Board) -> dict[str, bytes]:
+def _project_files(sources: Sources, board: Board) -> dict[str, bytes]:
     firmware = resource_dir("firmware")
-    files = {f"src/model/{name}": content for name, content in model.items()}
+    files = {f"src/{name}": content for name, content in sources.files.items()}
     for path in sorted((firmware / "hil").iterdir()):
         if path.suffix in (".c", ".h"):
             files[f"src/hil/{path.name}"] = path.read_bytes()
@@ -84,7 +96,7 @@ def _project_files(model: Mapping[str, bytes], board: Board) -> dict[str, bytes]
     for name in ("platform.json", "platform.py", "builder/main.py", "openocd_check.cfg"):
         files[f"platforms/{PLATFORM}/{name}"] = (firmware / "platform" / name).read_bytes()
     files[f"boards/{board.name}.json"] = (json.dumps(_manifest(board), indent=2) + "\n").encode()
-    files["platformio.ini"] = _platformio_ini(board).encode()
+    files["platformio.ini"] = _platformio_ini(board, sources).encode()
     files[".gitignore"] = b".pio/\n"
     return files
 
@@ -181,7 +193,9 @@ def _manifest(board: Board) -> dict[str, object]:
     }
 
 
-def _platformio_ini(board: Board) -> str:
+def _platformio_ini(board: Board, sources: Sources) -> str:
+    flags = ["-Iinclude", "-Isrc/board", "-Isrc/hil", "-Isrc/model"]
+    flags += [f"-D{name}" for name in sources.defines] + [f"-isystem src/{name}" for name in sources.includes]
     return (
         "; Written by codesign. Build: platformio run. Flash: platformio run -t upload.\n"
         "[platformio]\n"
@@ -191,7 +205,7 @@ def _platformio_ini(board: Board) -> str:
         f"platform = {PLATFORM}\n"
         f"board = {board.name}\n"
         "lib_ldf_mode = off\n"
-        "build_flags = -Iinclude -Isrc/board -Isrc/hil -Isrc/model\n"
+        f"build_flags = {' '.join(flags)}\n"
         f"monitor_speed = {board.serial.baud}\n"
     )
 

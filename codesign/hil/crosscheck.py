@@ -17,7 +17,7 @@ import numpy.typing as npt
 from codesign.errors import InputError
 from codesign.hil.divergence import compare_trace, find_divergence
 from codesign.hil.journal import optional_journal
-from codesign.hil.protocol import DeviceError, Metrics
+from codesign.hil.protocol import DeviceError, Metrics, UnsupportedError
 from codesign.hil.result import HilResult
 from codesign.hil.session import Recovery, Session
 from codesign.hil.streams import Stream, requests_of, run_stream, stream_failures
@@ -44,6 +44,7 @@ class _Findings:
     failures: list[str] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     traces: list[dict[str, Any]] = field(default_factory=list)
+    untraced: str | None = None
     streams: list[dict[str, Any]] = field(default_factory=list)
     divergence: dict[str, Any] | None = None
     quantize_checked: int = 0
@@ -141,6 +142,7 @@ def cross_check(
         "summary": _summary(found, len(x)),
         "samples": found.samples,
         "traces": found.traces,
+        "untraced": found.untraced,
         "streams": found.streams,
         "divergence": found.divergence,
         "link": session.link(),
@@ -227,11 +229,17 @@ def _run(
     for index in range(min(traced_samples, len(x))):
 
         def traced(index: int = index) -> dict[str, Any]:
-            trace = session.target.device.trace(q[index])
+            try:
+                trace = session.target.device.trace(q[index])
+            except UnsupportedError as error:
+                return {"trace": {"layers": []}, "problem": None, "untraced": str(error)}
             record, problem = compare_trace(network, float_network, x[index], q[index], trace)
             return {"trace": record, "problem": problem}
 
         traced_record = session.record("trace", index, traced, _is_trace)
+        found.untraced = traced_record.get("untraced")
+        if found.untraced is not None:
+            break
         found.traces.append({"sample": index, **traced_record["trace"]})
         if traced_record["problem"]:
             found.failures.append(f"sample {index}: {traced_record['problem']}")

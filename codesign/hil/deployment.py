@@ -111,7 +111,7 @@ def load_deployment(
     if board is None or int8 is None:
         raise InputError("an ELF by itself does not say enough: add --board NAME and --int8 model.tflite")
     firmware = read_firmware(elf, _board(board), folder / "firmware" if folder else None)
-    integer = read_integer_network(int8)
+    integer = read_integer_network(int8, firmware.profile)  # type: ignore[arg-type]
     if firmware.model_sha256 != integer.sha256:
         raise InputError(f"{elf} holds another model than {int8}; build it again")
     real = load_network(model)

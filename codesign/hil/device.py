@@ -34,6 +34,7 @@ from codesign.hil.protocol import (
     Metrics,
     NoReplyError,
     TraceStep,
+    UnsupportedError,
     encode,
     parse_identity,
     parse_inference,
@@ -43,6 +44,7 @@ from codesign.hil.protocol import (
     stream_payload,
 )
 from codesign.quantization.integer import ActivationArray, Activations
+from codesign.tflm.arena import status_text
 
 if TYPE_CHECKING:
     import serial
@@ -354,6 +356,12 @@ class Device:
             raise _GarbledRequestError(
                 f"the device refuses the length of the {command.name.lower()} request: "
                 "its model has another input shape"
+            )
+        if code == ErrorCode.UNSUPPORTED:
+            raise UnsupportedError(f"the firmware's runtime gives no {command.name.lower()}")
+        if code == ErrorCode.RUNTIME and len(frame.payload) == 3:
+            raise DeviceError(
+                f"the firmware's runtime cannot run the model: {status_text(frame.payload[2])}; build it again"
             )
         if code == ErrorCode.FAULT and len(frame.payload) == _FAULT.size:
             _, _, pc, cfsr, hfsr = _FAULT.unpack(frame.payload)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.hil.device import Device
-from codesign.hil.protocol import DeviceTrace
+from codesign.hil.protocol import DeviceTrace, UnsupportedError
 from codesign.network.model import FloatNetwork, Lstm
 from codesign.quantization.integer import ActivationArray, IntegerNetwork, IntLstm
 
@@ -21,7 +21,10 @@ def find_divergence(device: Device, network: IntegerNetwork, q: ActivationArray)
     The result has 'text' (one sentence), 'layer', 'step', 'unit' (None where they do not apply), 'device' and
     'reference' (integers). DeviceError where the trace itself fails.
     """
-    trace = device.trace(q)
+    try:
+        trace = device.trace(q)
+    except UnsupportedError as error:
+        return _difference(f"where it begins cannot be told: {error}", None, None, None, None, None)
     difference = _first_difference(network, q, trace)
     if difference is None:
         text = "tracing the same input gave the right output: the device does not repeat itself"

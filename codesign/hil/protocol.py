@@ -46,6 +46,10 @@ class LinkLostError(DeviceError):
     """The serial port broke or cannot be opened: a cable pulled, a device that re-enumerates."""
 
 
+class UnsupportedError(DeviceError):
+    """The firmware's runtime cannot answer this request."""
+
+
 class Command(IntEnum):
     """Request types."""
 
@@ -64,6 +68,8 @@ class ErrorCode(IntEnum):
     UNKNOWN_TYPE = 2
     WRONG_LENGTH = 3
     WRONG_STEP = 4
+    UNSUPPORTED = 6
+    RUNTIME = 7  # payload goes on with the runtime's status, u8
     FAULT = 16  # sequence 0; payload goes on with pc, CFSR and HFSR, u32 each
 
 

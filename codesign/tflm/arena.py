@@ -14,6 +14,7 @@ _STATUS = {
     1: "the model's schema version is not this TFLM's",
     2: "an operator cannot be registered",
     3: "its tensors cannot be allocated: the arena is too small, or TFLM refuses an operator's parameters",
+    5: "an inference failed",
     4: "its input or output is not what the model's file says",
     -1: "the interpreter crashes, as a release build does in an arena that is too small",
 }
@@ -22,7 +23,7 @@ _INSTRUCTIONS = 50_000_000
 ARENA_STEP = 16  # TFLM's alignment
 
 
-def _status_text(status: int) -> str:
+def status_text(status: int) -> str:
     """What the glue's status means (firmware/tflm/cs_tflm.cc)."""
     return _STATUS.get(status, f"it stops with status {status}")
 
@@ -41,7 +42,7 @@ def measure_arena(build: Build) -> int:
     if status:
         raise InputError(
             f"TFLM does not start the model on {build.board.title} with an arena of {largest} bytes: "
-            f"{_status_text(status)}; take a larger --arena or a larger board"
+            f"{status_text(status)}; take a larger --arena or a larger board"
         )
     enough, short = largest, 0
     while enough - short > ARENA_STEP:

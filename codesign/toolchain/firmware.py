@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from codesign.errors import CodesignError, InputError
+from codesign.quantization.integer import Profile
 from codesign.toolchain.boards import Board
 from codesign.toolchain.elf import read_constant
 from codesign.toolchain.project import BUILD_ID_BYTES, MARKER
@@ -18,13 +20,16 @@ OWN_PROFILE = "tflm-double"  # of the generated C, unless the network was read f
 @dataclass(frozen=True)
 class Firmware:
     """An ELF for a board. `folder` is its PlatformIO project, None where only the ELF is there. Hex digits throughout:
-    `build_id` (32) and `model_sha256` (64) as they stand in the ELF."""
+    `build_id` (32) and `model_sha256` (64) as they stand in the ELF. `runtime` and `profile`: what runs the model, and
+    the semantics profile that it computes by."""
 
     board: Board
     elf: Path
     build_id: str
     model_sha256: str
     folder: Path | None = None
+    runtime: str = OWN_RUNTIME
+    profile: str = OWN_PROFILE
 
 
 def read_firmware(elf: Path | str, board: Board, folder: Path | str | None = None) -> Firmware:
@@ -50,4 +55,15 @@ def read_firmware(elf: Path | str, board: Board, folder: Path | str | None = Non
         project = Path(folder)
         if build_id.hex() not in (project / MARKER).read_text(encoding="utf-8", errors="replace"):
             raise InputError(f"{elf} was not built from the project in {folder}: build it again")
-    return Firmware(board, elf, build_id.hex(), model_hash.hex(), project)
+    return Firmware(board, elf, build_id.hex(), model_hash.hex(), project, *_runtime(elf))
+
+
+def _runtime(elf: Path) -> tuple[str, str]:
+    """TFLM's glue keeps both in the image; the generated C has no such constant."""
+    try:
+        told = read_constant(elf, "cs_runtime").rstrip(b"\0").decode("ascii", "replace").split()
+    except CodesignError:
+        return OWN_RUNTIME, OWN_PROFILE
+    if len(told) != 2 or told[1] not in get_args(Profile):
+        raise InputError(f"{elf} was built for a runtime that this codesign does not know: {' '.join(told)!r}")
+    return told[0], told[1]

@@ -34,11 +34,12 @@ _LISTED = 20
 @click.option("--resume", is_flag=True, help="Go on from the journal (.jsonl beside the result) of an interrupted run.")
 @click.option("--soak", metavar="DURATION", help="Random inputs in the certified regions for 90s, 10m, 1h, ...")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the soak's inputs.")
+@opt.domain_checks
 @opt.as_json
 def hil(
     place: Path, model: Path, board: str | None, int8: Path | None, certificate: Path | None,
     calibration: Path | None, samples: int | None, port: str | None, emulate: bool, no_flash: bool,
-    output: Path | None, resume: bool, soak: str | None, seed: int, as_json: bool,
+    output: Path | None, resume: bool, soak: str | None, seed: int, drawn: int, stream_steps: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Cross-check a deployment again, on its board or emulated.
 
@@ -64,7 +65,8 @@ def hil(
         if seconds is not None:
             result = _soak(target, deployment, seconds, seed, as_json)
         else:
-            result = _check(target, deployment, calibration, samples, destination, resume, as_json)
+            inputs = _inputs(deployment, calibration, samples, drawn, stream_steps)
+            result = _check(target, deployment, inputs, destination, resume, as_json)
     _write(result, destination)
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
@@ -75,34 +77,51 @@ def hil(
     sys.exit(0 if result["verdict"] == "PASS" else 1)
 
 
+def _inputs(
+    deployment: Deployment, calibration: Path | None, samples: int | None, drawn: int, stream_steps: int
+) -> dict[str, Any]:
+    """What is sent, as arguments of `cross_check`.
+
+    A certificate over the whole domain is checked with inputs from all of it and, for any length, with a stream.
+    """
+    from codesign import api
+    from codesign.certificate import hil_regions
+    from codesign.network import evaluate
+    from codesign.quantization import Calibration, load_calibration
+
+    shape, certificate = deployment.integer.input.shape, deployment.certificate
+    given = None if calibration is None else load_calibration(calibration, (shape[0], shape[1]))
+    if certificate is None or "all_inputs" not in certificate:
+        x, regions = deployment.samples() if given is None else (given.x, [])
+        count = min(samples or len(x), len(x))
+        known = None if given is None or given.y is None else given.y[:count]
+        held = [region for region in regions if region["sample"] is None or region["sample"] < count]
+        return {"x": x[:count], "labels": known, "regions": held}
+    if given is None:
+        centers, _ = deployment.samples()
+        given = Calibration(centers, None)
+    sent, labels = api.hil_inputs(deployment.real, given, certificate, samples, drawn)
+    streams = [api.domain_stream(certificate, stream_steps)] if certificate["all_inputs"]["any_length"] else []
+    held = hil_regions(certificate, sent, evaluate(deployment.real, sent, logits=True))
+    return {"x": sent, "labels": labels, "regions": held, "streams": streams}
+
+
 def _check(
-    target: Target, deployment: Deployment, calibration: Path | None, samples: int | None, destination: Path,
-    resume: bool, quiet: bool,
-) -> dict[str, Any]:  # fmt: skip
+    target: Target, deployment: Deployment, inputs: dict[str, Any], destination: Path, resume: bool, quiet: bool
+) -> dict[str, Any]:
     from codesign.cli.progress import Progress
     from codesign.hil import cross_check
-    from codesign.quantization import load_calibration
 
-    labels = None
-    if calibration is None:
-        x, regions = deployment.samples()
-    else:
-        steps, features = deployment.integer.input.shape
-        data = load_calibration(calibration, (steps, features))
-        x, labels, regions = data.x, data.y, []
-    count = min(samples or len(x), len(x))
     with Progress(quiet=quiet) as progress:
         return cross_check(
             target,
             deployment.integer,
             deployment.real,
-            x[:count],
-            None if labels is None else labels[:count],
-            [region for region in regions if region["sample"] is None or region["sample"] < count],
-            deployment.firmware.build_id,
+            build_id=deployment.firmware.build_id,
             progress=progress.stage("hil"),
             journal=destination.with_suffix(".jsonl"),
             resume=resume,
+            **inputs,
         )
 
 
@@ -140,6 +159,9 @@ def _print_check(result: dict[str, Any], destination: Path) -> None:
         f"{summary['samples']} of {summary['requested']} samples: {summary['bit_exact']} bit-exact, "
         f"{summary['within_bound']} of {summary['with_bound']} within their certified bound"
     )
+    for stream in result["streams"]:
+        bound = "" if stream["within_bound"] is None else f", {stream['within_bound']} within the certified bound"
+        click.echo(f"stream of {stream['steps']} steps without a reset: {stream['bit_exact']} bit-exact{bound}")
     counter = result["counter"]
     if counter["median"] is not None:
         click.echo(f"{counter['median']:,.0f} {counter['unit']} per inference (median)")

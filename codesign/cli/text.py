@@ -91,6 +91,9 @@ def print_signoff(result: dict[str, Any], folder: Path) -> None:
         click.echo(f"note: {note}")
     for failure in result["failures"]:
         click.echo(f"FAILED: {failure}")
+    for statement in result["proved"]:
+        if statement.startswith(("For every possible input", "Checked on the device: 1 stream")):
+            click.echo(statement)
     hil = result["hil"]
     click.echo(
         f"{hil['samples']} samples on the board: {hil['bit_exact']} bit-exact, {hil['within_bound']} within the bound"

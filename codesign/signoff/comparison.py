@@ -22,7 +22,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """One model's classes (N,) on the samples; accuracy and confusion matrix where there are labels."""
+    """One model's classes (N,) on the samples; accuracy and confusion matrix over those that have labels."""
 
     name: str
     classes: IntArray
@@ -146,8 +146,10 @@ def _classes(
         found["integer"] = outputs.argmax(1).tolist()
     elif all(s.get("bit_exact") is True for s in samples):
         found["integer"] = found["device"]
-    labels = [s.get("label") for s in samples]
-    y = None if any(label is None for label in labels) else np.array(labels, np.int64)
+    labelled = [
+        k for k, s in enumerate(samples) if s.get("label") is not None
+    ]  # inputs drawn from the domain have none
+    y = np.array([samples[k]["label"] for k in labelled], np.int64) if labelled else None
     count = max(len(samples[0]["device"]), 1 + max(max(c) for c in found.values()))
     result = []
     for name in ("float", "integer", "device"):
@@ -159,8 +161,8 @@ def _classes(
             Classified(
                 name,
                 c,
-                None if y is None else accuracy(y, c),
-                confusion_matrix(y, c, count) if fits and y is not None else None,
+                None if y is None else accuracy(y, c[labelled]),
+                confusion_matrix(y, c[labelled], count) if fits and y is not None else None,
             )
         )
     return tuple(result)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +16,7 @@ from codesign.checker.document import Claims, read_claims
 from codesign.checker.replay import Bounds, replay
 from codesign.checker.result import CannotCheck, Invalid
 from codesign.checker.solver import Choices, Facts
+from codesign.processes import worker_pool
 from codesign.proof.bounds import require_round_to_nearest
 
 CHUNK = 8  # regions replayed together
@@ -67,8 +66,7 @@ def check(
         with ExitStack() as stack:
             run: Callable[..., Iterable[tuple[int, Counter[str]]]] = map
             if jobs > 1 and len(chunks) > 1:
-                context = get_context("spawn")
-                run = stack.enter_context(ProcessPoolExecutor(min(jobs, len(chunks)), mp_context=context)).map
+                run = stack.enter_context(worker_pool(min(jobs, len(chunks)))).map
             outcomes = run(partial(_check_chunk, claims, prover), chunks)
             for rows, (facts, provers) in zip(chunks, outcomes, strict=True):
                 result.facts += facts

@@ -104,11 +104,10 @@ def _decide_all(
         for obligation in obligations:
             yield _decide(obligation, prover, timeout_s)
         return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
+    from codesign.processes import worker_pool
 
     with ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")))
+        pool = stack.enter_context(worker_pool(workers))
         source = iter(obligations)
         chunks = list(iter(lambda: list(islice(source, 64)), []))
         for part in pool.map(_decide_chunk, chunks, [prover] * len(chunks), [timeout_s] * len(chunks)):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 
 import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
 from codesign.network.model import FloatNetwork
+from codesign.processes import worker_pool
 from codesign.quantization.integer import IntegerNetwork
 from codesign.verification.abstract import abstract_lower
 from codesign.verification.affine import Array, Box, require_round_to_nearest
@@ -118,7 +118,7 @@ def _run(tasks: Sequence[_Task], options: Options, started: float) -> Iterator[B
             for k, task in enumerate(tasks):
                 yield finished(k) or (_left_out(task) if over() else keep(k, _certify_batch(task)))
             return
-        with ProcessPoolExecutor(min(options.jobs, len(tasks)), mp_context=get_context("spawn")) as executor:
+        with worker_pool(min(options.jobs, len(tasks))) as executor:
             # One batch more than there are processes: none is idle, and few are under way when the time is over.
             waiting: deque[tuple[int, Future[Batch] | Batch]] = deque()
             running = 0

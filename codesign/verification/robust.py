@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +19,7 @@ import numpy as np
 from codesign.errors import InputError
 from codesign.network import evaluate
 from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm
+from codesign.processes import worker_pool
 from codesign.quantization import Calibration
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm, IntReshape
 from codesign.verification.affine import Array, Box, require_round_to_nearest
@@ -181,7 +180,7 @@ def _run(tasks: Sequence[_Task], jobs: int) -> Iterable[RobustRegion]:
     if jobs <= 1 or len(tasks) == 1:
         yield from map(_certify, tasks)
         return
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=get_context("spawn")) as executor:
+    with worker_pool(min(jobs, len(tasks))) as executor:
         yield from executor.map(_certify, tasks)
 
 

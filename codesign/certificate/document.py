@@ -18,11 +18,10 @@ from codesign.certificate.proof_file import proof_path
 from codesign.errors import InputError
 from codesign.files import write_atomically
 from codesign.proof.arithmetic import arithmetic_facts
-from codesign.proof.statement import sentences
+from codesign.proof.statement import METHODS, sentences
 from codesign.quantization import with_profile
 from codesign.verification import Certification
 from codesign.verification.affine import Array
-from codesign.verification.certify import METHOD
 from codesign.verification.results import TIME_LIMIT
 
 SCHEMA_ID = "codesign-certificate-1"
@@ -67,7 +66,7 @@ def certificate_document(
             "rule": "clamp(round(x / scale) + zero_point); float32 division, ties away from zero, NaN to zero point",
         },
         "domain": {"lo": domain[0].tolist(), "hi": domain[1].tolist()},
-        "method": METHOD,
+        "method": METHODS[options.method],
         "parameters": {
             "seed": options.seed,
             "evaluations": options.evaluations,
@@ -154,11 +153,14 @@ def _on_grid(document: dict[str, Any], region: dict[str, Any], x: npt.NDArray[np
     return bool(((point.astype(np.float32) == x) & (lo <= point) & (point <= hi)).all())
 
 
-def hil_regions(document: dict[str, Any], x: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+def hil_regions(
+    document: dict[str, Any], x: npt.NDArray[np.float32], logits: Array | None = None
+) -> list[dict[str, Any]]:
     """What the cross-check needs of the regions that hold for samples of x (N, T, D): sample, output_bound, top1.
 
     A region around a sample of the data holds for it; one of grid points where it is such a point (rounded to float32).
-    A domain region holds for every sample inside the domain; one around no sample of the data for none.
+    A domain region holds for every sample inside the domain; one around no sample of the data for none. With the float
+    model's `logits` (N, ..., classes) it also certifies the class wherever their margin exceeds the one that it states.
     """
     lo, hi = (np.asarray(document["domain"][end]) for end in ("lo", "hi"))
     inside = np.flatnonzero(((x >= lo) & (x <= hi)).all(axis=(1, 2)))
@@ -173,4 +175,10 @@ def hil_regions(document: dict[str, Any], x: npt.NDArray[np.float32]) -> list[di
         else:
             samples = []
         found += [{"sample": k, "output_bound": region["bound"], "top1": region["top1"]} for k in samples]
+    stated = document.get("all_inputs")
+    margin = None if stated is None else stated.get("same_class_margin")
+    if margin is not None and logits is not None and logits.shape[-1] > 1:
+        ordered = np.sort(logits.reshape(len(x), -1, logits.shape[-1]), axis=2)
+        apart = (ordered[..., -1] - ordered[..., -2] > margin).all(1)
+        found += [{"sample": int(k), "output_bound": None, "top1": "proved"} for k in inside if apart[k]]
     return found

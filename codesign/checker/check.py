@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from codesign.checker.claims import check_arithmetic, check_bounds, check_conclusions, check_statuses
+from codesign.checker.all_inputs import check_all_inputs
+from codesign.checker.claims import check_arithmetic, check_bounds, check_conclusions, check_statuses, check_told
 from codesign.checker.document import Claims, read_claims
 from codesign.checker.replay import Bounds, replay
 from codesign.checker.result import CannotCheck, Invalid
@@ -20,15 +21,14 @@ from codesign.processes import worker_pool
 from codesign.proof.bounds import require_round_to_nearest
 
 CHUNK = 8  # regions replayed together
-NOT_DERIVED = ("norms", "logit_norms", "margins", "step_bound", "output_step_bound", "abstract_lower")
 
 
 @dataclass
 class CheckResult:
     """`item` is the first bad item, or what cannot be checked; `facts` the number of nonlinear facts derived.
 
-    `provers`: how many of the facts each solver has proved, where one was asked. `not_derived`: fields of regions that
-    the certificate tells besides and that were not derived again; no bound, status or verdict rests on them.
+    `provers`: how many of the facts each solver has proved, where one was asked. `not_derived`: what the certificate
+    tells besides and was not derived again; no bound, status or verdict rests on it.
     """
 
     verdict: Literal["valid", "invalid", "cannot check"]
@@ -47,12 +47,14 @@ def check(
     prover: str | None = None,
     jobs: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
+    data: Path | None = None,
 ) -> CheckResult:
     """Check a certificate from scratch against the two model files and the proof file beside it.
 
     Every nonlinear fact is derived with the margins proved in `codesign.proof.bounds`; with a `prover` ('auto',
-    'closed-form', 'icp', 'dreal') each one has to be proved by that solver as well. InputError for files that cannot be
-    read, MissingToolError for a solver that cannot run.
+    'closed-form', 'icp', 'dreal') each one has to be proved by that solver as well. `data`: the file with the samples
+    that a covered share is about. InputError for files that cannot be read, MissingToolError for a solver that cannot
+    run.
     """
     require_round_to_nearest()
     started, result = time.monotonic(), CheckResult("valid")
@@ -61,15 +63,16 @@ def check(
         check_arithmetic(claims)
         check_conclusions(claims)
         count = result.regions = len(claims.regions)
-        result.not_derived = tuple(name for name in NOT_DERIVED if claims.regions[0].get(name) is not None)
-        chunks = [slice(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
+        together = 1 if claims.second_order else CHUNK
+        chunks = [slice(k, min(k + together, count)) for k in range(0, count, together)]
         with ExitStack() as stack:
-            run: Callable[..., Iterable[tuple[int, Counter[str]]]] = map
+            run: Callable[..., Iterable[tuple[int, Counter[str], tuple[str, ...]]]] = map
             if jobs > 1 and len(chunks) > 1:
                 run = stack.enter_context(worker_pool(min(jobs, len(chunks)))).map
-            outcomes = run(partial(_check_chunk, claims, prover), chunks)
-            for rows, (facts, provers) in zip(chunks, outcomes, strict=True):
+            outcomes = run(partial(_check_chunk, claims, prover, data), chunks)
+            for rows, (facts, provers, left) in zip(chunks, outcomes, strict=True):
                 result.facts += facts
+                result.not_derived += left
                 result.provers = dict(Counter(result.provers) + provers)
                 if on_progress is not None:
                     on_progress(rows.stop, count)
@@ -81,15 +84,19 @@ def check(
     return result
 
 
-def _check_chunk(claims: Claims, prover: str | None, rows: slice) -> tuple[int, Counter[str]]:
+def _check_chunk(
+    claims: Claims, prover: str | None, data: Path | None, rows: slice
+) -> tuple[int, Counter[str], tuple[str, ...]]:
     require_round_to_nearest()
     facts, bounds = replay_regions(claims, rows, keep=prover is not None)
     for k in range(rows.stop - rows.start):
         region = claims.regions[rows.start + k]
         name = f"region {rows.start + k} ('{region['id']}')"
         check_bounds(region, name, bounds, k)
-        check_statuses(claims, region, name, bounds, k)
-    return facts.count, facts.prove(prover) if prover is not None else Counter()
+        check_told(region, name, bounds, k, facts)
+        check_statuses(claims, region, name, bounds, k, facts)
+    left = check_all_inputs(claims, bounds, facts, data) if claims.domain is not None else ()
+    return facts.count, facts.prove(prover) if prover is not None else Counter(), left
 
 
 def replay_regions(claims: Claims, rows: slice, keep: bool = False) -> tuple[Facts, Bounds]:
@@ -98,10 +105,12 @@ def replay_regions(claims: Claims, rows: slice, keep: bool = False) -> tuple[Fac
 
     facts, proof = Facts(Choices(claims.proof, rows), keep), claims.proof
     arguments = claims.network, claims.integers, proof.lo[rows], proof.hi[rows], claims.on_grid[rows], facts
-    domain = claims.document.get("all_inputs") if claims.whole_domain else None
+    domain = claims.domain
     with threadpool_limits(1):
         bounds = replay(*arguments, domain)
         if domain is not None and domain["joint"]:
             bounds = bounds.meet(replay(*arguments))
+        if claims.second_order:
+            bounds = replay(*arguments, before=bounds)
     facts.choices.finish()
     return facts, bounds

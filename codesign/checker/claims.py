@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from codesign.checker.criteria import above, follows, winner
 from codesign.checker.document import Claims
-from codesign.checker.forms import Flags
+from codesign.checker.forms import Array, gamma, up
+from codesign.checker.head import output_margins, probability_margins
 from codesign.checker.replay import Bounds
 from codesign.checker.result import CannotCheck, Invalid, demand, same
+from codesign.checker.solver import Facts
 from codesign.network import evaluate
+from codesign.network.model import Activation, Dense
 from codesign.proof.arithmetic import arithmetic_facts
-from codesign.proof.statement import ORDERS, conclusions
+from codesign.proof.statement import ORDERS, conclusions, refutes
 from codesign.semantics import dequantize, quantize_input, simulate
 
 
@@ -26,63 +29,84 @@ def check_arithmetic(claims: Claims) -> None:
         same(f"arithmetic/{name}", stated.get(name), found)
 
 
+def at_least(name: str, stated: Any, derived: Array) -> None:
+    """Numbers are stated that are finite, of the derived ones' shape and not below any of them."""
+    values = np.asarray(stated, dtype=np.float64)
+    demand(values.shape == derived.shape, f"{name}: has to be {derived.shape} numbers")
+    for index in np.argwhere(~((values >= derived) & np.isfinite(values))):
+        place, shown = "".join(f"[{i}]" for i in index), tuple(index)
+        raise Invalid(f"{name}{place}: {values[shown]:.17g} is stated, but only {derived[shown]:.17g} follows")
+
+
 def check_bounds(region: dict[str, Any], name: str, bounds: Bounds, k: int) -> None:
     """Every stated bound holds at least what was derived for the region, row `k` of `bounds`."""
     difference, logit = bounds.output_difference, bounds.logit_difference
-    derived = {
-        "difference_hi": difference.hi[k],
-        "difference_lo": -difference.lo[k],
-        "logit_bound": np.maximum(-logit.lo[k], logit.hi[k]),
-        "float_hi": bounds.output.hi[k],
-        "float_lo": -bounds.output.lo[k],
-    }
-    stated = {key: np.asarray(region[key], dtype=np.float64) for key in (*derived, "bound", "observed")}
-    for key, values in stated.items():
-        good = values.shape == difference.lo[k].shape and bool(np.isfinite(values).all())
-        demand(good, f"{name}/{key}: has to be {difference.lo.shape[1]} finite numbers")
-    for key, least in derived.items():
-        values = -stated[key] if key.endswith("_lo") else stated[key]
-        for j in np.flatnonzero(~(values >= least)):
-            raise Invalid(f"{name}/{key}[{j}]: {stated[key][j]:.17g} is stated, but only {abs(least[j]):.17g} follows")
-    bound = np.maximum(-stated["difference_lo"], stated["difference_hi"])
+    at_least(f"{name}/difference_hi", region["difference_hi"], difference.hi[k])
+    at_least(f"{name}/-difference_lo", np.negative(region["difference_lo"]), -difference.lo[k])
+    at_least(f"{name}/logit_bound", region["logit_bound"], np.maximum(-logit.lo[k], logit.hi[k]))
+    at_least(f"{name}/float_hi", region["float_hi"], bounds.output.hi[k])
+    at_least(f"{name}/-float_lo", np.negative(region["float_lo"]), -bounds.output.lo[k])
+    bound = np.maximum(np.negative(region["difference_lo"]), region["difference_hi"])
     same(f"{name}/bound", region["bound"], bound.tolist())
     same(f"{name}/bound_max", region["bound_max"], bound.max())
-    seen = region["observed_max"] <= region["bound_max"] and bool((np.abs(stated["observed"]) <= bound).all())
-    demand(seen, f"{name}/observed: larger than the bound")
+    at_least(f"{name}/bound (what was observed)", bound, np.abs(region["observed"]))
+    demand(region["observed_max"] <= region["bound_max"], f"{name}/observed_max: larger than the bound")
 
 
-def check_statuses(claims: Claims, region: dict[str, Any], name: str, bounds: Bounds, k: int) -> None:
+def check_told(region: dict[str, Any], name: str, bounds: Bounds, k: int, facts: Facts) -> None:
+    """What is told besides: norms, margins of a class, bounds by step."""
+    for key, box, sums in (
+        ("norms", bounds.output_difference, bounds.sums[1]),
+        ("logit_norms", bounds.logit_difference, bounds.sums[0]),
+    ):
+        if region.get(key) is not None:
+            stated = [region[key][norm] for norm in ("linf", "l2", "l1")]
+            at_least(f"{name}/{key} (linf, l2, l1)", stated, _norms(box.mag[k], sums[k]))
+    if region.get("step_bound") is not None:
+        same(f"{name}/step_bound: layers", len(region["step_bound"]), len(bounds.hidden))
+        for layer, steps in enumerate(bounds.hidden):
+            at_least(f"{name}/step_bound[{layer}]", region["step_bound"][layer], steps[k])
+    if region.get("output_step_bound") is not None:
+        rows = np.reshape(region["bound"], (len(bounds.margins), -1)).max(1)
+        same(f"{name}/output_step_bound", region["output_step_bound"], rows.tolist())
+    told = region.get("margins") or []
+    demand(len(told) in (0, len(bounds.margins)), f"{name}/margins: not one a row")
+    for row, entry in enumerate(told):
+        m, chosen = bounds.margins[row].region(k), entry["class"]
+        demand(0 <= chosen < m.value.lo.shape[1] > 1, f"{name}/margins[{row}]/class: no such class")
+        least = {"float_logit": m.value.lo, "integer_logit": m.integer.lo}
+        least["float_probability"] = probability_margins(m.value, facts)
+        integer = output_margins(bounds.softmax, m, facts) if bounds.softmax else probability_margins(m.integer, facts)
+        for key, lower in (*least.items(), ("integer_probability", integer)):
+            at_least(f"{name}/margins[{row}]/-{key}", -entry[key], -np.delete(lower[0, chosen], chosen).min())
+
+
+def _norms(bound: Array, sums: Array) -> Array:
+    """(Linf, L2, L1) of a difference: its square sum is at most the bounds' squares' and Linf L1, row by row."""
+    rows = bound.reshape(len(sums), -1)
+    l1 = np.minimum(sums, rows.sum(1) * (1 + gamma(rows.shape[1])))
+    squares = np.minimum(np.square(rows).sum(1), rows.max(1) * l1).sum()
+    l2 = np.sqrt(squares * (1 + gamma(bound.size + len(sums)))) + 1e-150
+    return np.array([bound.max(), up(l2), up(l1.sum() * (1 + gamma(len(sums))))])
+
+
+def check_statuses(claims: Claims, region: dict[str, Any], name: str, bounds: Bounds, k: int, facts: Facts) -> None:
     """A 'proved' follows from the derived margins and stated bounds; a 'refuted' has an input that shows it."""
-    criteria = claims.document["criteria"]
-    above = [(real[k] > 0) & (integer[k] > 0) for real, integer in bounds.beats]
-    winners = [np.flatnonzero((a | np.eye(len(a), dtype=bool)).all(1)) for a in above]
-    one = region["top1"] != "proved" or all(w.size == 1 for w in winners)
-    demand(one, f"{name}/top1: 'proved' is stated, but no class has a positive margin in both networks")
-    known = region["top1"] == "proved" and len(winners) == 1
-    same(f"{name}/top1_class", region["top1_class"], int(winners[0][0]) if known else None)
+    criteria, rows = claims.document["criteria"], [m.region(k) for m in bounds.margins]
+    proved = region["top1"] == "proved"
+    classes = [winner(above(m, bounds.softmax, facts)) for m in rows] if proved else []
+    demand(None not in classes, f"{name}/top1: 'proved' is stated, but no class has a positive margin in both networks")
+    same(f"{name}/top1_class", region["top1_class"], classes[0] if len(classes) == 1 else None)
     epsilon = criteria["epsilon"]
     same(f"{name}/epsilon is asked for", region["epsilon"] is not None, epsilon is not None)
     small = region["epsilon"] != "proved" or region["bound_max"] <= epsilon
     demand(small, f"{name}/epsilon: 'proved' is stated, but the bound {region['bound_max']} is above {epsilon}")
     for order in ORDERS:
-        follows = region.get(order) != "proved" or _ordered(order, criteria.get(order), above)
-        demand(follows, f"{name}/{order}: 'proved' is stated, but does not follow")
+        asked = criteria.get(order)
+        same(f"{name}/{order} is asked for", region.get(order) is not None, asked is not None)
+        good = region.get(order) != "proved" or follows(order, asked, rows, bounds.softmax, facts)
+        demand(good, f"{name}/{order}: 'proved' is stated, but does not follow")
     _check_refuted(claims, region, name)
-
-
-def _ordered(order: str, asked: Any, above: list[Flags]) -> bool:
-    """Whether an order criterion follows from which classes are above which, in both networks, for every input."""
-    if order == "ranking":
-        return all(bool(a[asked[0], asked[1]] or a[asked[1], asked[0]]) for a in above)
-    if order == "topk":
-        return all(_top_set(a, asked) for a in above)
-    raise CannotCheck(f"the criterion {order}")
-
-
-def _top_set(above: Flags, count: int) -> bool:
-    inside = np.argsort(-above.sum(1), kind="stable")[:count]
-    outside = np.setdiff1d(np.arange(len(above)), inside)
-    return bool(above[np.ix_(inside, outside)].all())
 
 
 def _check_refuted(claims: Claims, region: dict[str, Any], name: str) -> None:
@@ -92,7 +116,7 @@ def _check_refuted(claims: Claims, region: dict[str, Any], name: str) -> None:
     shown = {example["criterion"]: example["input"] for example in listed}
     stated = {criterion for criterion in ("top1", "epsilon", *ORDERS) if region.get(criterion) == "refuted"}
     same(f"{name}: criteria with counterexamples", sorted(stated), sorted(shown))
-    k = claims.regions.index(region)
+    k, criteria = claims.regions.index(region), claims.document["criteria"]
     for criterion, values in shown.items():
         x = np.asarray(values, dtype=np.float32)
         good = x.shape == tuple(claims.network.input_shape) and np.array_equal(x.astype(np.float64), values)
@@ -100,24 +124,17 @@ def _check_refuted(claims: Claims, region: dict[str, Any], name: str) -> None:
         wide = np.where(claims.on_grid[k], 2.0**-23 * np.abs(x.astype(np.float64)), 0.0)
         inside = (claims.proof.lo[k] - wide <= x) & (x <= claims.proof.hi[k] + wide)
         demand(bool(inside.all()), f"{name}/counterexample: outside the region")
-        demand(
-            any(_refutes(claims, criterion, x, profile) for profile in range(len(claims.integers))),
-            f"{name}/counterexample: its input does not refute {criterion}",
-        )
+        real = evaluate(claims.network, x[None])[0]
+        outputs = [dequantize(net.output, simulate(net, quantize_input(net, x[None]))[0]) for net in claims.integers]
+        sure = any(refutes(criterion, criteria, real, q, _probabilities(claims)) for q in outputs)
+        demand(sure, f"{name}/counterexample: its input does not refute {criterion}")
 
 
-def _refutes(claims: Claims, criterion: str, x: npt.NDArray[np.float32], profile: int) -> bool:
-    network, asked = claims.integers[profile], claims.document["criteria"]
-    real = evaluate(claims.network, x[None])[0]
-    q = simulate(network, quantize_input(network, x[None]))[0]
-    if criterion == "epsilon":
-        return bool(np.abs(dequantize(network.output, q) - real).max() > asked["epsilon"])
-    if criterion == "top1":
-        return bool((q.argmax(-1) != real.argmax(-1)).any())
-    if criterion == "ranking":
-        i, j = asked["ranking"]
-        return bool(((real[..., i] > real[..., j]) & (q[..., i] <= q[..., j])).any())
-    raise CannotCheck(f"a counterexample to the criterion {criterion}")
+def _probabilities(claims: Claims) -> bool:
+    """Whether the network's outputs are probabilities."""
+    last = claims.network.layers[-1]
+    kind = last.kind if isinstance(last, Activation) else last.activation if isinstance(last, Dense) else ""
+    return kind == "softmax"
 
 
 def check_conclusions(claims: Claims) -> None:

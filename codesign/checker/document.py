@@ -12,10 +12,9 @@ from codesign.checker.forms import Flags
 from codesign.checker.result import CannotCheck, Invalid, demand, same
 from codesign.network import FloatNetwork, load_network
 from codesign.proof.proof_file import ProofFile, digest, proof_path, read
-from codesign.proof.statement import ALL_INPUTS_METHOD, read_document, region_box, sentences
+from codesign.proof.statement import ALL_INPUTS_METHOD, METHODS, read_document, region_box, sentences
 from codesign.quantization import IntegerNetwork, Profile, read_integer_network
 
-METHOD = "joint differential zonotope"
 PROFILES = get_args(Profile)
 
 
@@ -31,6 +30,11 @@ class Claims:
     on_grid: Flags  # (N,) regions of dequantized inputs only
 
     @property
+    def second_order(self) -> bool:
+        """Whether quadratic zonotopes are replayed besides the joint zonotope."""
+        return bool(self.document["method"] == METHODS["quadratic"])
+
+    @property
     def domain(self) -> dict[str, Any] | None:
         """What is stated of all inputs of a domain."""
         return self.document.get("all_inputs")
@@ -44,7 +48,7 @@ def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:
         raise CannotCheck("a certificate without a digest; certify again with this version")
     same("digest (the certificate was edited)", document["digest"], digest(document))
     whole = "all_inputs" in document
-    if document["method"] != (ALL_INPUTS_METHOD if whole else METHOD):
+    if document["method"] not in ([ALL_INPUTS_METHOD] if whole else METHODS.values()):
         raise CannotCheck(f"bounds by the method '{document['method']}'")
     demand(not whole or [r.get("kind") for r in document["regions"]] == ["domain"], "all_inputs: not of one domain")
     network, profiles = load_network(float_path), document["int8"]["profiles"]

@@ -153,19 +153,32 @@ Term = tuple[Matrix | Array | float, Form]
 
 
 class Symbols:
-    """Counts the noise symbols of a replay; every use of a symbol is a column. The first `inputs` are the input's."""
+    """Counts the noise symbols of a replay; every use of a symbol is a column. The first `inputs` are the input's.
+
+    With `second_order`, the products of the input's symbols with these and with the differences' are symbols as well.
+    """
 
     count = inputs = 0
+
+    def __init__(self, second_order: bool = False) -> None:
+        self.second_order = second_order
+        self.spans: list[tuple[int, int, int]] = []  # symbols [first, last), and the column where their products begin
+
+    def pair(self, count: int) -> None:
+        """Give the last symbols their products with the input's, all those of one symbol side by side."""
+        if self.second_order:
+            self.spans.append((self.count - count, self.count, self.count))
+            self.count += count * self.inputs
 
     def over(self, box: Box) -> Form:
         """A fresh symbol for every value of the box."""
         return affine([], box, self)
 
-    def replace(self, form: Form, box: Box, chosen: Flags) -> Form:
+    def replace(self, form: Form, box: Box, chosen: Flags, paired: bool) -> Form:
         """`form`, but where `chosen` a fresh symbol over `box`, in which the values lie as well."""
         if not chosen.any():
             return form
-        fresh, width = self.over(box), form.generators.shape[-1]
+        fresh, width = affine([], box, self, paired=paired), form.generators.shape[-1]
         generators = np.where(chosen[:, :, None], fresh.generators, 0.0)
         generators[:, :, :width] += np.where(chosen[:, :, None], 0.0, form.generators)
         center, error = (np.where(chosen, a, b) for a, b in ((fresh.center, form.center), (fresh.error, form.error)))
@@ -204,10 +217,48 @@ class Ages:
         return folded
 
 
-def affine(terms: Sequence[Term], constant: Box, symbols: Symbols | None = None) -> Form:
-    """sum_k a_k X_k + constant, a_k a matrix, or numbers (B, n) elementwise.
+@dataclass(frozen=True, eq=False)
+class SecondOrder:
+    """factor (B, n) times (u - u's center)(v - v's center).
 
-    With `symbols`, every constant's interval is a fresh symbol; without, its half-width counts as the form's error.
+    Products of u's input symbols with v's symbols are kept, of v's with the first `spans` (None: all) that have any.
+    """
+
+    factor: Array
+    u: Form
+    v: Form
+    spans: int | None
+
+    def add(self, generators: Array, symbols: Symbols) -> tuple[Array, Array]:
+        """Add what is kept; the radius of the rest and the size of what was added, (B, n) each."""
+        X, g, left = symbols.inputs, self.v.generators, self.v.generators.copy()
+        rows = self.factor[..., None] * self.u.generators[..., :X]
+        for first, last, block in symbols.spans[: self.spans]:
+            if g.shape[-1] < last or not rows.shape[-1]:
+                continue
+            left[..., first:last] = 0.0
+            products = g[..., first:last, None] * rows[..., None, :]
+            if first == 0:  # x_i x_j is x_j x_i
+                products = 0.5 * (products + products.swapaxes(-1, -2))
+            generators[..., block : block + (last - first) * X] += products.reshape(*rows.shape[:-1], -1)
+        size: Array = np.abs(self.factor)
+        own = Form(self.u.center, self.u.generators[..., :X], np.zeros_like(size)).radius
+        beyond = Form(self.u.center, self.u.generators[..., X:], self.u.error).radius
+        dropped = Form(self.v.center, left, self.v.error).radius
+        return up(size * (own * dropped + beyond * self.v.radius)), up(size * own * self.v.radius)
+
+
+def affine(
+    terms: Sequence[Term],
+    constant: Box,
+    symbols: Symbols | None = None,
+    products: Sequence[SecondOrder] = (),
+    paired: bool = False,
+) -> Form:
+    """sum_k a_k X_k + products + constant, a_k a matrix, or numbers (B, n) elementwise.
+
+    With `symbols`, every constant's interval is a fresh symbol, `paired` with the input's where products are kept;
+    without, its half-width counts as the form's error.
     """
     shape = batch, n = constant.lo.shape
     center, radius = constant.mid, constant.rad
@@ -229,11 +280,17 @@ def affine(terms: Sequence[Term], constant: Box, symbols: Symbols | None = None)
             center = center + factor * form.center
             error += np.abs(factor) * form.error
             size += np.abs(factor) * form.mag
+    for product in products:
+        assert symbols is not None
+        rest, added = product.add(generators, symbols)
+        radius, size, count = radius + rest, size + added, count + 3
     error = up(error * (1 + gamma(count)) + gamma(count) * size)
     if symbols is None:
         return Form(center, generators, up(error + radius))
-    generators[:, np.arange(n), symbols.count + np.arange(n)] = radius
+    generators[:, np.arange(n), symbols.count + np.arange(n)] = up(radius)
     symbols.count += n
+    if paired:
+        symbols.pair(n)
     return Form(center, generators, error)
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
-from codesign.checker.forms import UNIT, Array, Box, Flags, Form, Matrix, Pair, Symbols, affine, up
-from codesign.checker.integer import acting, effective, softmax_error, tensor_range
+from codesign.checker.forms import UNIT, Array, Box, Form, Matrix, Pair, Symbols, affine, gamma, up
+from codesign.checker.integer import acting, effective, tensor_range
 from codesign.checker.result import demand
+from codesign.checker.second_order import tight_box
+from codesign.checker.solver import Facts
 from codesign.network.model import Dense
-from codesign.proof.bounds import sigmoid_diff_plane_residual, sigmoid_plane_residual
+from codesign.proof.arithmetic import softmax_range
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, QuantizedTensor
+
+MAX_SIGNED = 6  # outputs up to which an L1 norm is taken over all patterns of signs
 
 
 def dense(layer: Dense, ops: Sequence[tuple[IntDense, IntegerNetwork]], relu: bool, x: Pair, symbols: Symbols) -> Pair:
@@ -61,60 +66,70 @@ class Margins:
     difference: Box
     integer: Box
 
+    def meet(self, other: Margins) -> Margins:
+        boxes = ((self.value, other.value), (self.difference, other.difference), (self.integer, other.integer))
+        return Margins(*(a.meet(b) for a, b in boxes))
 
-def margins(x: Pair) -> Margins:
+    def region(self, k: int) -> Margins:
+        return Margins(*(Box(b.lo[k : k + 1], b.hi[k : k + 1]) for b in (self.value, self.difference, self.integer)))
+
+
+def margins(x: Pair, symbols: Symbols) -> Margins:
     both = affine([(1.0, x.value), (1.0, x.difference)], Box.full(0.0, 0.0, x.value.center.shape))
-    return Margins(*(_pairwise(form) for form in (x.value, x.difference, both)))
+    return Margins(*(_pairwise(form, symbols) for form in (x.value, x.difference, both)))
 
 
-def _pairwise(form: Form) -> Box:
-    center, size, error = (
-        a[:, :, None] + b[:, None, :]
-        for a, b in ((form.center, -form.center), (form.mag, form.mag), (form.error, form.error))
+def _pairwise(form: Form, symbols: Symbols) -> Box:
+    count, zero = form.center.shape[1], Box.full(0.0, 0.0, form.center.shape)
+    others = (
+        Form(*(np.repeat(a[:, j : j + 1], count, axis=1) for a in (form.center, form.generators, form.error)))
+        for j in range(count)
     )
-    g = form.generators
-    spread = np.stack([np.abs(g - g[:, j : j + 1]).sum(-1) for j in range(center.shape[1])], axis=2)
-    radius = up(spread + error + 4 * UNIT * (g.shape[-1] + 8) * size)
-    return Box(center - radius, center + radius)
+    boxes = [tight_box(affine([(1.0, form), (-1.0, other)], zero), symbols) for other in others]
+    return Box(*(np.stack([getattr(b, end) for b in boxes], axis=2) for end in ("lo", "hi")))
 
 
-def softmax(op: IntActivation, m: Margins) -> tuple[Box, Box]:
-    """(float probabilities, integer - float).
+def magnitudes(x: Form, box: Box) -> Array:
+    """Above sum_i |d_i|, (B,): of the box, or for few outputs the largest signed sum of the forms."""
+    total, outputs = box.mag.sum(1) * (1 + gamma(box.lo.shape[1])), box.lo.shape[1]
+    if not 1 < outputs <= MAX_SIGNED:
+        return up(total)
+    width, best = x.generators.shape[-1], np.zeros(len(total))
+    for rest in product((1.0, -1.0), repeat=outputs - 1):
+        s = np.array([1.0, *rest])
+        best = np.maximum(best, np.abs(x.center @ s) + np.abs(np.einsum("i,bik->bk", s, x.generators)).sum(1))
+    lost = x.error.sum(1) + gamma(width + 2 * outputs) * x.mag.sum(1)
+    return np.minimum(up(total), up(best * (1 + gamma(width)) + lost))
 
-    p_j = sigmoid(odds), odds = -log sum_{i != j} exp(l_i - l_j); in the integer network the odds move by at most the
-    extremes of d_j - d_i, so that the difference is D(odds, move) of the sigmoid.
+
+def softmax(op: IntActivation, m: Margins, facts: Facts) -> tuple[Box, Box, Array]:
+    """(float probabilities, integer - float, above the sum of its magnitudes (B,)).
+
+    Both real softmaxes sum to 1: all gains are all losses, but for the roundings.
     """
-    odds, off, d = _log_odds(m.value), others(m.value), m.difference
-    move = Box(np.where(off, d.lo, np.inf).min(2), np.where(off, d.hi, -np.inf).max(2))
-    if d.lo.shape[1] == 1:
-        move = Box.full(0.0, 0.0, odds.lo.shape)
-    lo, hi = sigmoid_diff_plane_residual(odds.lo, odds.hi, move.lo, move.hi, 0.0, 0.0)
-    return _sigmoid(odds), Box(lo, hi) + softmax_error(op, _sigmoid(odds + move))
+    move = facts.probability_difference(op.name, m.value, m.difference)
+    rounding = Box(*softmax_range(op, facts.probability(op.name, m.integer).hi))
+    change = move + rounding
+    gains, losses = np.maximum(change.hi, 0.0).sum(1), np.maximum(-change.lo, 0.0).sum(1)
+    lowest, highest = np.maximum(-rounding.lo, 0.0).sum(1), np.maximum(rounding.hi, 0.0).sum(1)
+    total = np.minimum(change.mag.sum(1), np.minimum(2 * gains + lowest, 2 * losses + highest))
+    return facts.probability(op.name, m.value), change, up(total * (1 + 4 * gamma(change.lo.shape[1])))
 
 
-def _sigmoid(odds: Box) -> Box:
-    return Box(*sigmoid_plane_residual(odds.lo, odds.hi, 0.0)).clip(0.0, 1.0)
-
-
-def softmax_margins(op: IntActivation, m: Margins) -> Array:
-    """Lower bounds (B, M, M) of p_i - p_j on the integer output: p_i (1 - exp(l_j - l_i)) less both roundings."""
-    probability = _sigmoid(_log_odds(m.integer))
+def output_margins(op: IntActivation | None, m: Margins, facts: Facts) -> Array:
+    """Lower bounds (B, M, M) of the integer output's i minus j: p_i (1 - exp(l_j - l_i)) less both roundings."""
+    if op is None:
+        return m.integer.lo
+    probability = facts.probability(op.name, m.integer)
     gap = 1.0 - np.exp(-np.clip(m.integer.lo, 0.0, 700.0))
-    lost = softmax_error(op, probability)
-    lower = probability.lo[:, :, None] * gap * (1 - 1e-12) + lost.lo[:, :, None] - lost.hi[:, None, :]
+    lo, hi = softmax_range(op, probability.hi)
+    lower = probability.lo[:, :, None] * gap * (1 - 1e-12) + lo[:, :, None] - hi[:, None, :]
     return np.asarray(np.where(m.integer.lo > 0, lower, -1.0))
 
 
-def others(margin: Box) -> Flags:
-    """(1, M, M): where i is not j."""
-    return ~np.eye(margin.lo.shape[1], dtype=bool)[None]
-
-
-def _log_odds(margin: Box) -> Box:
-    def odds(end: Array) -> Array:
-        terms = np.where(others(margin), -np.clip(end, -1e6, 1e6), -np.inf)
-        top = np.maximum(terms.max(2), -800.0)
-        return np.asarray(-(top + np.log(np.maximum(np.exp(terms - top[:, :, None]).sum(2), 1e-300))))
-
-    lo, hi = odds(margin.lo), odds(margin.hi)
-    return Box(lo - 1e-12 * (1 + np.abs(lo)), hi + 1e-12 * (1 + np.abs(hi)))
+def probability_margins(m: Box, facts: Facts) -> Array:
+    """Lower bounds (B, M, M) of the real softmax's p_i - p_j = p_i (1 - exp(l_j - l_i)) = -p_j (1 - exp(l_i - l_j))."""
+    p = facts.probability("real softmax", m)
+    above = p.lo[:, :, None] * -np.expm1(-np.clip(m.lo, 0.0, 700.0)) * (1 - 1e-13)
+    below = p.hi[:, None, :] * -np.expm1(np.clip(m.lo, -700.0, 0.0)) * (1 + 1e-13)
+    return np.asarray(np.where(m.lo > 0, above, -np.minimum(below, 1.0)) - 1e-15)

@@ -1,4 +1,4 @@
-"""What the integer arithmetic multiplies by and can lose, in real units: rescaling, softmax, the input's quantization.
+"""What the integer arithmetic multiplies by and can lose, in real units: rescaling and the input's quantization.
 
 Every interval of a step that some kernels leave out holds 0. Formulas: docs/semantics.md and docs/soundness.md.
 """
@@ -10,13 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from codesign.checker.forms import UNIT, Array, Box, Flags, Matrix, up
-from codesign.proof.arithmetic import softmax_errors
 from codesign.proof.requantization import requantization_bound
-from codesign.quantization.integer import Int8Array, IntActivation, IntegerNetwork, Multiplier, QuantizedTensor
+from codesign.quantization.integer import Int8Array, IntegerNetwork, Multiplier, QuantizedTensor
 
 GATE_STEP = 2.0**-12
 GATE_LO, GATE_HI = -8.0, 8.0 - GATE_STEP
-RECIPROCAL = 2.0**-24  # the reciprocal of a softmax's sum by three Newton steps: docs/soundness.md
 FLOAT32 = 2.0**-24
 
 
@@ -72,16 +70,3 @@ def input_difference(tensor: QuantizedTensor, x: Box, on_grid: Flags) -> tuple[B
     rounding = Box(np.where(on_grid, -single, rounding.lo), np.where(on_grid, single, rounding.hi))
     by_grid = (grid.rad < rounding.rad) & ~on_grid
     return Box(np.where(by_grid, grid.lo, rounding.lo), np.where(by_grid, grid.hi, rounding.hi)), gap, by_grid
-
-
-def softmax_error(op: IntActivation, probability: Box) -> Box:
-    """Integer softmax - real softmax of the same logits, for real probabilities in the box; docs/soundness.md."""
-    (first, second), classes = softmax_errors(op), op.output.shape[-1]
-    if op.input.dtype == "int16":
-        relative = 1.01 * classes * first + 2.02 * second + 2.0**-15
-        lost = np.asarray(1.01 * first + probability.mag * relative + 2.0**-15 + 1e-9)
-        return Box(-lost, lost)
-    step, arithmetic = op.output.scale, first + (classes - 1) * second + RECIPROCAL + 2.0**-31
-    half, top = 0.5 * step + arithmetic, 255.5 * step - arithmetic
-    lo = np.where(probability.hi >= top, -(step + arithmetic), -half)
-    return Box(lo, np.full_like(lo, half))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from codesign.checker.forms import UNIT, Ages, Array, Box, Form, Matrix, Pair, Symbols, Term, affine, join, up
+from codesign.checker.forms import UNIT, Ages, Box, Form, Matrix, Pair, SecondOrder, Symbols, Term, affine, up
 from codesign.checker.integer import GATE_HI, GATE_LO, GATE_STEP, acting, effective, rescaling_error, tensor_range
 from codesign.checker.result import CannotCheck, demand
 from codesign.checker.solver import Facts, Function
@@ -72,10 +75,11 @@ class LstmReplay:
         ages, outputs = Ages(self.symbols), []
         for step, x in enumerate(inputs):
             place, H = f"{self.layer.name}[{step}]", self.units
-            gates = self._gates(x, hidden, place)
-            i, f, g, o = (gates.part(slice(k * H, (k + 1) * H)) for k in range(4))
+            both, g, o = self._gates(x, hidden, place)
+            i, f = both.part(slice(0, H)), both.part(slice(H, None))
             cell = self._cell(i, f, g, cell, place)
-            squashed = relaxed("tanh", f"{place} cell tanh", cell, self.cell_table, self.facts, self.symbols)
+            still = Box.full(0.0, 0.0, shape)
+            squashed = self._squashed("tanh", f"{place} cell tanh", cell, still, self.cell_table)
             hidden = self._hidden(o, squashed, place)
             hidden, cell = self._folded(ages, hidden, cell, step, place)
             outputs.append(hidden)
@@ -91,7 +95,8 @@ class LstmReplay:
         h, dh, c, dc = ages.fold(forms, kept_from, step)
         return Pair(h, dh, hidden.value_box, hidden.difference_box), Pair(c, dc, cell.value_box, cell.difference_box)
 
-    def _gates(self, x: Pair, h: Pair, place: str) -> Pair:
+    def _gates(self, x: Pair, h: Pair, place: str) -> list[Pair]:
+        """Input and forget gate together, cell gate, output gate."""
         shape = (x.value.center.shape[0], 4 * self.units)
         z = affine([(self.W, x.value), (self.R, h.value)], Box.full(self.b, self.b, shape))
         gap = Box.around(np.broadcast_to(self.b_int - self.b, shape), self.b_slack)
@@ -104,13 +109,13 @@ class LstmReplay:
         whole, parts = Pair(z, dz, z.box, d_box), []
         for function, first, last, name in _PIECES:
             part = slice(first * self.units, last * self.units)
-            parts.append(_facts(function, f"{place} {name}", whole.part(part), self.tables[function], self.facts))
-        slope, alpha, beta = (np.concatenate([p[0][k] for p in parts], axis=1) for k in range(3))
-        residual, image, d_residual, d_image = (join([p[1][k] for p in parts]) for k in range(4))
-        gates = affine([(slope, z)], residual, self.symbols)
-        lost = Box(beta, beta) * noise  # the form dz is without the noise
-        d_gates = affine([(alpha, z), (beta, dz)], d_residual + lost, self.symbols)
-        return Pair(gates, d_gates, gates.box.meet(image), d_gates.box.meet(d_image))
+            place_of = f"{place} {name}"
+            parts.append(self._squashed(function, place_of, whole.part(part), noise.part(part), self.tables[function]))
+        return parts
+
+    def _squashed(self, function: Function, place: str, x: Pair, noise: Box, table: tuple[float, float]) -> Pair:
+        """f(x), and f(x + dx) less it; the form of dx is without `noise`, its box is not."""
+        return relaxed(function, place, x, table, self.facts, self.symbols, noise)
 
     def _gate_noise(self, x: Pair, h: Pair, total: Box) -> Box:
         """Both rescalings, and saturation of either part and of their sum; each holds 0 where kernels leave it out."""
@@ -122,70 +127,99 @@ class LstmReplay:
         return noise + (total + noise).saturation(GATE_LO, GATE_HI)
 
     def _cell(self, i: Pair, f: Pair, g: Pair, c: Pair, place: str) -> Pair:
-        forget = _Product(f, c, f"{place} forget * cell", self.facts)
-        write = _Product(i, g, f"{place} input * gate", self.facts)
-        new = affine(forget.terms + write.terms, forget.constant + write.constant, self.symbols)
+        forget = self._product(f, c, f"{place} forget * cell")
+        write = self._product(i, g, f"{place} input * gate")
+        new = forget.value(self.symbols, write)
         clipped = Box.full(0.0, 0.0, new.center.shape)
         for part in (forget, write):
             clipped = clipped + part.integer_box.widen(self.cell_rounding).saturation(*self.cell_range)
         total = (forget.integer_box + write.integer_box).widen(self.cell_rounding)
         clipped = clipped + (total + clipped).saturation(*self.cell_range)
-        noise = forget.d_constant + write.d_constant + clipped.widen(self.cell_rounding)
-        difference = affine(forget.d_terms + write.d_terms, noise, self.symbols)
+        difference = forget.difference(self.symbols, clipped.widen(self.cell_rounding), write)
         cell = self._bounded(new, forget.box + write.box, difference, (total + clipped).clip(*self.cell_range))
         if self.layer.cell_clip and (cell.value_box.mag > self.layer.cell_clip).any():
             raise CannotCheck("a float model that clips its cell state")
         return cell
 
     def _hidden(self, o: Pair, t: Pair, place: str) -> Pair:
-        product = _Product(o, t, f"{place} output * tanh", self.facts)
-        value = affine(product.terms, product.constant, self.symbols)
+        product = self._product(o, t, f"{place} output * tanh")
+        value = product.value(self.symbols)
         reach = product.integer_box.widen(self.hidden_rounding)
         noise = reach.saturation(*self.hidden_range).widen(self.hidden_rounding)
-        difference = affine(product.d_terms, product.d_constant + noise, self.symbols)
+        difference = product.difference(self.symbols, noise)
         return self._bounded(value, product.box, difference, reach.clip(*self.hidden_range))
+
+    def _product(self, x: Pair, y: Pair, place: str) -> Product:
+        return Product.linear(x, y, place, self.facts)
 
     def _bounded(self, value: Form, box: Box, difference: Form, integer: Box) -> Pair:
         """Both forms with their boxes, given intervals of the float and the integer values; units reset as recorded."""
         box = value.box.meet(box)
-        value = self.symbols.replace(value, box, self.facts.choices.resets(self.units))
+        value = self.symbols.replace(value, box, self.facts.choices.resets(self.units), paired=False)
         d_box = difference.box.meet(integer - box)
-        return Pair(value, self.symbols.replace(difference, d_box, self.facts.choices.resets(self.units)), box, d_box)
-
-
-def _facts(
-    function: Function, place: str, x: Pair, table: tuple[float, float], facts: Facts
-) -> tuple[tuple[Array, ...], tuple[Box, ...]]:
-    """(slope, alpha, beta) and (residual, image, residual and image of the difference, the table's error included)."""
-    slope, residual, image = facts.plane(function, place, x.value_box)
-    alpha, beta, d_residual, d_image = facts.difference(function, place, x.value_box, x.difference_box)
-    error = Box.full(*table, slope.shape)
-    return (slope, alpha, beta), (residual, image, d_residual + error, d_image + error)
+        difference = self.symbols.replace(difference, d_box, self.facts.choices.resets(self.units), paired=True)
+        return Pair(value, difference, box, d_box)
 
 
 def relaxed(
-    function: Function, place: str, x: Pair, table: tuple[float, float], facts: Facts, symbols: Symbols
+    function: Function,
+    place: str,
+    x: Pair,
+    table: tuple[float, float],
+    facts: Facts,
+    symbols: Symbols,
+    noise: Box | None = None,
 ) -> Pair:
-    """f(x), and the integer table's value at x + dx less f(x); `table` is the range of table - f."""
-    (slope, alpha, beta), (residual, image, d_residual, d_image) = _facts(function, place, x, table, facts)
+    """f(x), and the integer table's value at x + dx less f(x); `table` is the range of table - f.
+
+    With `noise`, the form of dx is without it, the box is not.
+    """
+    slope, residual, image = facts.plane(function, place, x.value_box)
+    alpha, beta, d_residual, d_image = facts.difference(function, place, x.value_box, x.difference_box)
+    error = Box.full(*table, slope.shape)
+    lost = error if noise is None else error + Box(beta, beta) * noise
     value = affine([(slope, x.value)], residual, symbols)
-    difference = affine([(alpha, x.value), (beta, x.difference)], d_residual, symbols)
-    return Pair(value, difference, value.box.meet(image), difference.box.meet(d_image))
+    difference = affine([(alpha, x.value), (beta, x.difference)], d_residual + lost, symbols)
+    return Pair(value, difference, value.box.meet(image), difference.box.meet(d_image + error))
 
 
-class _Product:
-    """x y = terms + constant, and its difference (x + dx)(y + dy) - x y = (x + dx/2) dy + dx (y + dy/2) likewise."""
+@dataclass(frozen=True, eq=False)
+class Product:
+    """x y and its difference (x + dx)(y + dy) - x y, each a sum of terms, constants and, if any, second-order parts."""
 
-    def __init__(self, x: Pair, y: Pair, place: str, facts: Facts) -> None:
+    box: Box
+    integer_box: Box
+    terms: list[Term]
+    constant: Box
+    d_terms: list[Term]
+    d_constant: Box
+    parts: list[SecondOrder] = field(default_factory=list)
+    d_parts: list[SecondOrder] = field(default_factory=list)
+
+    @staticmethod
+    def linear(x: Pair, y: Pair, place: str, facts: Facts) -> Product:
+        """The difference is (x + dx/2) dy + dx (y + dy/2)."""
         xb, yb, dx, dy = x.value_box, y.value_box, x.difference_box, y.difference_box
-        self.box, self.integer_box = xb * yb, x.integer_box * y.integer_box
-        self.terms, self.constant = _linearised(x.value, xb, y.value, yb, place, facts)
+        terms, constant = _linearised(x.value, xb, y.value, yb, place, facts)
         half, zero = (Box.full(v, v, dx.lo.shape) for v in (0.5, 0.0))
         x_mid, y_mid = (affine([(1.0, p.value), (0.5, p.difference)], zero) for p in (x, y))
         where = f"{place} difference"
         first, a = _linearised(x_mid, xb + half * dx, y.difference, dy, where, facts)
         second, b = _linearised(x.difference, dx, y_mid, yb + half * dy, where, facts)
-        self.d_terms, self.d_constant = first + second, a + b
+        return Product(xb * yb, x.integer_box * y.integer_box, terms, constant, first + second, a + b)
+
+    def value(self, symbols: Symbols, *others: Product) -> Form:
+        """The sum of these products."""
+        every = (self, *others)
+        constant = functools.reduce(operator.add, [p.constant for p in every])
+        return affine([t for p in every for t in p.terms], constant, symbols, [b for p in every for b in p.parts])
+
+    def difference(self, symbols: Symbols, noise: Box, *others: Product) -> Form:
+        """The sum of their differences, and noise."""
+        every = (self, *others)
+        constant = functools.reduce(operator.add, [p.d_constant for p in every]) + noise
+        parts = [b for p in every for b in p.d_parts]
+        return affine([t for p in every for t in p.d_terms], constant, symbols, parts, paired=True)
 
 
 def _linearised(x: Form, xb: Box, y: Form, yb: Box, place: str, facts: Facts) -> tuple[list[Term], Box]:

@@ -10,10 +10,11 @@ import numpy as np
 
 from codesign.checker import head
 from codesign.checker.domain import DomainReplay
-from codesign.checker.forms import Array, Box, Flags, Form, Pair, Symbols, affine, join, up
+from codesign.checker.forms import Array, Box, Flags, Form, Pair, Symbols, affine, gamma, join, up
 from codesign.checker.integer import FLOAT32, input_difference, tensor_range
 from codesign.checker.lstm import LstmReplay, relaxed
 from codesign.checker.result import CannotCheck, demand, same
+from codesign.checker.second_order import SecondOrderReplay, tight_box
 from codesign.checker.solver import Facts
 from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm, Reshape
 from codesign.proof.arithmetic import activation_range
@@ -34,23 +35,28 @@ _Op = TypeVar("_Op", IntLstm, IntDense, IntActivation, IntLastStep)
 class Bounds:
     """Derived for B regions, boxes (B, outputs).
 
-    `beats`: for each row of outputs, lower bounds (B, M, M) of class i minus class j in the float logits and in the
-    integer network's output (only their sign counts there).
+    `margins`: one a row of outputs. `sums`: above the sum of magnitudes of each row's difference (B, rows), in the
+    logits and in the output. `hidden`: for each LSTM the largest difference of its units at each step, (B, steps).
     """
 
     logit_difference: Box
     output: Box
     output_difference: Box
-    beats: tuple[tuple[Array, Array], ...]
+    margins: tuple[head.Margins, ...]
+    sums: tuple[Array, Array]
+    hidden: tuple[Array, ...]
+    softmax: IntActivation | None
 
     def meet(self, other: Bounds) -> Bounds:
         """Both hold."""
-        pairs = zip(self.beats, other.beats, strict=True)
         return Bounds(
             self.logit_difference.meet(other.logit_difference),
             self.output.meet(other.output),
             self.output_difference.meet(other.output_difference),
-            tuple((np.maximum(a[0], b[0]), np.maximum(a[1], b[1])) for a, b in pairs),
+            tuple(a.meet(b) for a, b in zip(self.margins, other.margins, strict=True)),
+            (np.minimum(self.sums[0], other.sums[0]), np.minimum(self.sums[1], other.sums[1])),
+            tuple(np.minimum(a, b) for a, b in zip(self.hidden, other.hidden, strict=True)),
+            self.softmax,
         )
 
 
@@ -88,8 +94,9 @@ def input_pairs(network: IntegerNetwork, lo: Array, hi: Array, on_grid: Flags, s
     x_box = Box(np.where(grid, x_box.lo - single, x_box.lo), np.where(grid, x_box.hi + single, x_box.hi))
     x = symbols.over(x_box)
     symbols.inputs = symbols.count
+    symbols.pair(symbols.count)
     noise, gap, by_grid = input_difference(network.input, x_box, grid)
-    dx = affine([(np.where(by_grid, -1.0, 0.0), x)], noise, symbols)
+    dx = affine([(np.where(by_grid, -1.0, 0.0), x)], noise, symbols, paired=True)
     whole = Pair(x, dx, x_box, dx.box.meet(gap))
     return [whole.part(slice(t * features, (t + 1) * features)) for t in range(steps)]
 
@@ -102,21 +109,24 @@ def replay(
     on_grid: Flags,
     facts: Facts,
     domain: dict[str, Any] | None = None,
+    before: Bounds | None = None,
 ) -> Bounds:
     """Bounds over the regions [lo, hi], each (B, T, D). `integers`: the same file under every profile.
 
-    With `domain`, what is stated of all inputs, LSTMs are replayed by the comparison system over the one region.
+    With `domain`, what is stated of all inputs, LSTMs are replayed by the comparison system over the one region; with
+    `before`, by quadratic zonotopes, and bounds before a softmax are met with those derived before.
     """
     demand(
         tuple(network.input_shape) == tuple(integers[0].input.shape), "the two models take inputs of different shapes"
     )
-    symbols, ops = Symbols(), _Operators(integers)
+    symbols, ops = Symbols(second_order=before is not None), _Operators(integers)
     rows = input_pairs(integers[0], lo, hi, on_grid, symbols)
     any_length = domain is not None and domain["any_length"]
     if any_length:
         demand(bool((lo == lo[:, :1]).all() and (hi == hi[:, :1]).all()), "the domain is another one at other steps")
         rows = rows[:1]
     rates = iter(domain["contraction"]) if domain is not None else iter(())
+    hidden: list[Array] = []
     softmax: IntActivation | None = None
     layers = list(_primitive(network.layers))
     while layers:
@@ -124,10 +134,11 @@ def replay(
         if softmax is not None:
             raise CannotCheck("a softmax that is followed by another layer")
         if isinstance(layer, Lstm):
-            kind = LstmReplay if domain is None else DomainReplay
+            kind = SecondOrderReplay if before is not None else LstmReplay if domain is None else DomainReplay
             lstm = kind(layer, ops.take(IntLstm, layer.name), facts, symbols)
             lstm.contraction = next(rates, {}) if any_length else None
             rows = lstm.run(rows)
+            hidden.append(np.stack([row.difference_box.mag.max(1) for row in rows], axis=1))
             if not layer.return_sequences:
                 ops.take(IntLastStep, layer.name)
                 rows = rows[-1:]
@@ -151,7 +162,7 @@ def replay(
     demand(next(rates, None) is None, "all_inputs/contraction: more entries than layers")
     if any_length:
         rows = rows * (int(np.prod(integers[0].output.shape)) // rows[0].value_box.lo.shape[1])
-    return _bounds(rows, softmax, integers[0].output)
+    return _bounds(rows, hidden, softmax, integers[0].output, facts, symbols, before)
 
 
 def _primitive(layers: Sequence[Layer]) -> Iterator[Layer]:
@@ -195,16 +206,33 @@ def _concatenated(forms: Sequence[Form]) -> Form:
     return Form(center, np.concatenate(padded, axis=1), error)
 
 
-def _bounds(rows: list[Pair], softmax: IntActivation | None, output: QuantizedTensor) -> Bounds:
-    value, difference = join([r.value_box for r in rows]), join([r.difference_box for r in rows])
-    margins = [head.margins(row) for row in rows]
+def _bounds(
+    rows: list[Pair],
+    hidden: list[Array],
+    softmax: IntActivation | None,
+    output: QuantizedTensor,
+    facts: Facts,
+    symbols: Symbols,
+    before: Bounds | None,
+) -> Bounds:
+    value = join([r.value_box for r in rows])
+    difference = join([tight_box(r.difference, symbols).meet(r.difference_box) for r in rows])
+    margins = tuple(head.margins(row, symbols) for row in rows)
     difference = _ranged(value, difference, output if softmax is None else softmax.input)
-    if softmax is None:
-        return Bounds(difference, value, difference, tuple((m.value.lo, m.integer.lo) for m in margins))
-    both = [head.softmax(softmax, m) for m in margins]
-    beats = tuple((m.value.lo, head.softmax_margins(softmax, m)) for m in margins)
-    probability = join([b[0] for b in both])
-    return Bounds(difference, probability, _ranged(probability, join([b[1] for b in both]), output), beats)
+    sums = moved = np.stack([head.magnitudes(row.difference, row.difference_box) for row in rows], axis=1)
+    if before is not None:
+        difference = difference.meet(before.logit_difference)
+        value = value if softmax is not None else value.meet(before.output)
+        margins = tuple(a.meet(b) for a, b in zip(margins, before.margins, strict=True))
+        each = difference.mag.reshape(*sums.shape, -1)
+        sums = moved = np.minimum.reduce([sums, before.sums[0], up(each.sum(2) * (1 + gamma(each.shape[2])))])
+        hidden = [np.minimum(a, b) for a, b in zip(hidden, before.hidden, strict=True)]
+    result, change = value, difference
+    if softmax is not None:
+        parts = [head.softmax(softmax, m, facts) for m in margins]
+        result, moved = join([p[0] for p in parts]), np.stack([p[2] for p in parts], axis=1)
+        change = _ranged(result, join([p[1] for p in parts]), output)
+    return Bounds(difference, result, change, margins, (sums, moved), tuple(hidden), softmax)
 
 
 def _ranged(value: Box, difference: Box, tensor: QuantizedTensor) -> Box:

@@ -22,6 +22,12 @@ from codesign.proof.bounds import (
     tanh_diff_plane_residual,
     tanh_plane_residual,
 )
+from codesign.proof.curved_bounds import (
+    sigmoid_patch_residual,
+    sigmoid_square_residual,
+    tanh_patch_residual,
+    tanh_square_residual,
+)
 from codesign.proof.obligation import VARIABLES, Kind, Obligation, from_planes
 from codesign.proof.proof_file import ProofFile
 from codesign.proof.slopes import Polygon
@@ -112,11 +118,39 @@ class Facts:
         """(alpha, beta, residual, image): f(z + d) - f(z) = alpha z + beta d + residual, and in image."""
         kind: Kind = "sigmoid_diff" if function == "sigmoid" else "tanh_diff"
         alpha, beta = self.choices.slopes(kind, place, z.lo.shape[1])
-        zero = np.zeros_like(alpha)
         bounds = sigmoid_diff_plane_residual if function == "sigmoid" else tanh_diff_plane_residual
-        lo, hi = bounds(z.lo, z.hi, d.lo, d.hi, np.stack([alpha, zero]), np.stack([beta, zero]))
-        image = self._note(kind, f"{place}, range", [z, d], [zero, zero], Box(lo[1], hi[1]))
-        return alpha, beta, self._roomy(kind, place, [z, d], [alpha, beta], Box(lo[0], hi[0])), image
+        residual = Box(*bounds(z.lo, z.hi, d.lo, d.hi, alpha, beta))
+        return alpha, beta, self._roomy(kind, place, [z, d], [alpha, beta], residual), self.moved(function, place, z, d)
+
+    def moved(self, function: Function, place: str, z: Box, d: Box) -> Box:
+        """f(z + d) - f(z) over the box."""
+        kind: Kind = "sigmoid_diff" if function == "sigmoid" else "tanh_diff"
+        bounds, zero = (
+            (sigmoid_diff_plane_residual if function == "sigmoid" else tanh_diff_plane_residual),
+            np.zeros_like(z.lo),
+        )
+        return self._note(
+            kind, f"{place}, range", [z, d], [zero, zero], Box(*bounds(z.lo, z.hi, d.lo, d.hi, zero, zero))
+        )
+
+    def curve(self, function: Function, place: str, z: Box) -> tuple[Array, Array, Box, Box]:
+        """(slope, curve, residual, image): f(z) = slope z + curve z^2 + residual, and in image."""
+        kind: Kind = "sigmoid_square" if function == "sigmoid" else "tanh_square"
+        slope, bend = self.choices.slopes(kind, place, z.lo.shape[1])
+        bounds = sigmoid_square_residual if function == "sigmoid" else tanh_square_residual
+        fact = Box(*bounds(z.lo, z.hi, slope, bend))
+        residual = self._roomy(kind, place, [z, Box(bend, bend)], [slope, np.zeros_like(slope)], fact)
+        return slope, bend, residual, self.image(function, place, z)
+
+    def patch(self, function: Function, place: str, z: Box, d: Box) -> tuple[Array, Array, Array, Box, Box]:
+        """(alpha, beta, gamma, residual, image): f(z + d) - f(z) = alpha z + beta d + gamma z d + residual."""
+        kind: Kind = "sigmoid_patch" if function == "sigmoid" else "tanh_patch"
+        alpha, beta, gamma = self.choices.slopes(kind, place, z.lo.shape[1])
+        bounds = sigmoid_patch_residual if function == "sigmoid" else tanh_patch_residual
+        fact = Box(*bounds(z.lo, z.hi, d.lo, d.hi, alpha, beta, gamma))
+        slopes = [alpha, beta, np.zeros_like(alpha)]
+        residual = self._roomy(kind, place, [z, d, Box(gamma, gamma)], slopes, fact)
+        return alpha, beta, gamma, residual, self.moved(function, place, z, d)
 
     def bilinear(self, place: str, x: Form, x_box: Box, y: Form, y_box: Box) -> Box:
         """(x - x0)(y - y0) for the boxes' centers x0, y0.
@@ -136,6 +170,19 @@ class Facts:
         product = self._roomy("square_difference", place, sides, [zero, zero], Box(lo / 4 - 1e-14, hi / 4 + 1e-14))
         size = up(rx * ry) * (1 + 8 * UNIT)  # u v is a b times the residual, and a b size >= 1
         return product.clip(-1.0 - 16 * UNIT, 1.0 + 16 * UNIT) * Box(size, size)
+
+    def probability(self, place: str, margin: Box) -> Box:
+        """Softmax (B, M) from ranges (B, M, M) of l_i - l_j: p = sigmoid(odds)."""
+        return self.image("sigmoid", place, _log_odds(margin))
+
+    def probability_difference(self, place: str, margin: Box, difference: Box) -> Box:
+        """How far softmax moves with the logits: log-odds move by at most the extremes of d_i - d_j."""
+        odds, off = _log_odds(margin), others(margin)
+        lo, hi = (np.where(off, end, 0.0 if len(off[0]) == 1 else out) for end, out in _ends(difference))
+        move = Box(lo.min(2), hi.max(2))
+        zero = np.zeros_like(odds.lo)
+        residual = sigmoid_diff_plane_residual(odds.lo, odds.hi, move.lo, move.hi, zero, zero)
+        return self._note("sigmoid_diff", f"{place}, difference", [odds, move], [zero, zero], Box(*residual))
 
     def _roomy(self, kind: Kind, place: str, box: list[Box], slopes: list[Array], residual: Box) -> Box:
         room = 1e-4 * (residual.hi - residual.lo) + 1e-11
@@ -166,6 +213,28 @@ class Facts:
                 raise CannotCheck(f"the fact '{obligation.tag}' by {outcome.prover}: {outcome.detail}")
             proved[outcome.prover] += 1
         return proved
+
+
+def others(margin: Box) -> Flags:
+    """(1, M, M): where i is not j."""
+    return ~np.eye(margin.lo.shape[1], dtype=bool)[None]
+
+
+def _ends(box: Box) -> tuple[tuple[Array, float], tuple[Array, float]]:
+    """Both ends, with what does not count among them."""
+    return (box.lo, np.inf), (box.hi, -np.inf)
+
+
+def _log_odds(margin: Box) -> Box:
+    """log p_i / (1 - p_i) = -log sum_{j != i} exp(l_j - l_i), (B, M); 800 for a single class."""
+
+    def odds(end: Array) -> Array:
+        terms = np.where(others(margin), -np.clip(end, -1e6, 1e6), -np.inf)
+        top = np.maximum(terms.max(2), -800.0)
+        return np.asarray(-(top + np.log(np.maximum(np.exp(terms - top[:, :, None]).sum(2), 1e-300))))
+
+    lo, hi = odds(margin.lo), odds(margin.hi)
+    return Box(lo - 1e-12 * (1 + np.abs(lo)), hi + 1e-12 * (1 + np.abs(hi)))
 
 
 def _least_square(box: Box) -> Array:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -54,6 +54,7 @@ class More:
     ranking: tuple[int, int] | None
     time_limit: float | None
     resume: Path | None
+    method: Literal["zonotope", "quadratic"]
 
     def around(self) -> Neighbourhood:
         from codesign.verification import Neighbourhood
@@ -76,12 +77,22 @@ _MORE = [
         help="Criterion: int8 output I is above output J wherever it is in the float model.",
     ),
     click.option("--time-limit", type=float, metavar="SECONDS", help="Start no regions after it: they are unknown."),
+    click.option(
+        "--method", type=click.Choice(["zonotope", "quadratic"]), default="zonotope", show_default=True,
+        help="quadratic: tighter bounds by quadratic zonotopes; for short sequences, some seconds a region.",
+    ),
     click.option("--resume", type=FILE, help="Journal of finished regions: a run that was stopped goes on from there."),
 ]  # fmt: skip
+_RESUME_DEPLOYMENT = click.option(
+    "--resume", is_flag=True, help="Go on with the same deployment where it was interrupted."
+)
 
 
-def certification(samples: int) -> Callable[[F], F]:
-    """The options of a certification, in the order of --help, with a default number of samples."""
+def certification(samples: int, deployment: bool = False) -> Callable[[F], F]:
+    """The options of a certification, in the order of --help, with a default number of samples.
+
+    Of a `deployment`, --resume names no journal: it has its own.
+    """
     options = [
         click.option("--radius", default="1lsb", show_default=True, help="L-inf radius in input units, or as 2lsb."),
         click.option("--samples", type=int, default=samples, show_default=True, help="Regions: the first N samples."),
@@ -121,15 +132,30 @@ def certification(samples: int) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         @functools.wraps(command)
         def collected(*args: Any, **kwargs: Any) -> Any:
+            own = {"resume": kwargs.pop("resume")} if deployment else {}
+            kwargs.setdefault("resume", None)
             more = More(**{field.name: kwargs.pop(field.name) for field in fields(More)})
-            return command(*args, more=more, **kwargs)
+            return command(*args, more=more, **own, **kwargs)
 
         result: Any = collected
-        for option in reversed([*options, *_MORE]):
+        for option in reversed([*options, *(_MORE[:-1] if deployment else _MORE), *[_RESUME_DEPLOYMENT] * deployment]):
             result = option(result)
         return result  # type: ignore[no-any-return]
 
     return decorate
+
+
+def domain_checks(command: F) -> F:
+    """Options of a cross-check against a certificate over the whole domain."""
+    drawn = click.option(
+        "--drawn", type=click.IntRange(min=0), default=100, show_default=True,
+        help="Whole-domain certificates: inputs sent from all of the domain, corners included.",
+    )  # fmt: skip
+    steps = click.option(
+        "--stream-steps", type=click.IntRange(min=1), default=10_000, show_default=True,
+        help="Any-length certificates: steps of a stream sent without a reset.",
+    )  # fmt: skip
+    return drawn(steps(command))
 
 
 calibration = click.option(
@@ -167,4 +193,5 @@ def verification_options(
         prover=prover,
         time_limit=more.time_limit,
         resume=more.resume,
+        method=more.method,
     )

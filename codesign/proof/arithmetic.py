@@ -21,6 +21,7 @@ from codesign.semantics import (
 )
 
 ARGUMENTS = 65536
+RECIPROCAL = 2.0**-24  # the reciprocal of a softmax's sum by three Newton steps: docs/soundness.md
 
 
 def arithmetic_facts(networks: Sequence[IntegerNetwork]) -> dict[str, Any]:
@@ -119,6 +120,22 @@ def softmax_errors(op: IntActivation) -> tuple[float, float]:
     stored = reciprocal_table() * 2.0**-15
     ends = (1.0 / (1.0 + x[:-1]), 1.0 / (1.0 + x[1:]))
     return errors[0], max(float(np.abs(stored - end).max()) for end in ends) + 1e-13
+
+
+def softmax_range(op: IntActivation, probability: Array) -> tuple[Array, Array]:
+    """Range of integer - real softmax of the same logits, elementwise; the real one is at most `probability`.
+
+    docs/soundness.md, lemma 9.
+    """
+    (first, second), classes = softmax_errors(op), op.output.shape[-1]
+    if op.input.dtype == "int16":
+        relative = 1.01 * classes * first + 2.02 * second + 2.0**-15
+        lost = np.asarray(1.01 * first + probability * relative + 2.0**-15 + 1e-9)
+        return -lost, lost
+    step, arithmetic = op.output.scale, first + (classes - 1) * second + RECIPROCAL + 2.0**-31
+    half, top = 0.5 * step + arithmetic, 255.5 * step - arithmetic
+    lo = np.where(probability >= top, -(step + arithmetic), -half)
+    return lo, np.full_like(lo, half)
 
 
 def _multipliers(op: object, int16: bool) -> list[tuple[str, tuple[Multiplier, ...], bool]]:

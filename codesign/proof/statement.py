@@ -13,6 +13,7 @@ import numpy.typing as npt
 from codesign.errors import InputError
 from codesign.text import upward
 
+Array = npt.NDArray[np.float64]
 ORDERS = ("top1_above", "topk", "ranking")
 SCHEMA_ID = "codesign-certificate-1"
 CLAIM = (
@@ -79,6 +80,32 @@ def region_box(
     if not lo.shape == hi.shape == center.shape or not ((lo <= center) & (center <= hi)).all():
         raise ValueError(f"region '{region['id']}': its box is no box around its center")
     return lo, hi
+
+
+CLEAR = 1e-9  # float outputs this far apart are so whatever float64 rounding does
+
+
+def refutes(criterion: str, criteria: dict[str, Any], real: Array, device: Array, probabilities: bool) -> bool:
+    """Whether outputs (..., M) of the float and of the integer network at one input show that a criterion fails.
+
+    Ties go to the lower index. `probabilities`: whether these are the outputs, not logits.
+    """
+    asked: Any = criteria.get(criterion)
+    if criterion == "epsilon":
+        return bool(np.abs(device - real).max() > asked)
+    ordered, top = -np.sort(-real, axis=-1), real.argmax(-1)
+    wrong = device.argmax(-1) != top
+    if criterion == "ranking":
+        first, second = (v[..., asked[0]] - v[..., asked[1]] for v in (real, device))
+        wrong = (first > CLEAR) & (second <= 0)
+    elif criterion == "topk":
+        sets = (np.sort(np.argsort(-v, axis=-1, kind="stable")[..., :asked], -1) for v in (real, device))
+        wrong = (ordered[..., asked - 1] - ordered[..., asked] > CLEAR) & (next(sets) != next(sets)).any(-1)
+    elif criterion == "top1_above":
+        shares = np.exp(real - real.max(-1, keepdims=True))
+        p = real if probabilities else shares / shares.sum(-1, keepdims=True)
+        wrong &= (p.max(-1) - asked > CLEAR) & (ordered[..., 0] - ordered[..., 1] > CLEAR)
+    return bool(wrong.any())
 
 
 def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

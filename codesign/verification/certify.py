@@ -25,6 +25,7 @@ from codesign.verification.facts import Facts, facts
 from codesign.verification.journal import Batch, Journal, batch_key
 from codesign.verification.norms import Norms
 from codesign.verification.propagate import Enclosure, propagate, top1_proved
+from codesign.verification.quadratic_network import require_quadratic, sharpened
 from codesign.verification.regions import Region
 from codesign.verification.relaxation import Recorder
 from codesign.verification.results import TIME_LIMIT, Certification, Options, RegionResult
@@ -33,9 +34,8 @@ from codesign.verification.trace import published, traces
 from codesign.verification.unreached import output_ranges
 from codesign.verification.violations import watches
 
-__all__ = ["BATCH", "METHOD", "Certification", "Criteria", "Options", "RegionResult", "Status", "certify"]
+__all__ = ["BATCH", "Certification", "Criteria", "Options", "RegionResult", "Status", "certify"]
 
-METHOD = "joint differential zonotope"
 BATCH = 4  # regions propagated together; fixed, so that results do not depend on the number of processes
 
 
@@ -60,7 +60,9 @@ def certify(
     if not regions:
         raise InputError("there is no region to certify; give at least one sample")
     options = options or Options()
-    align(float_network, integer_network)
+    stages = align(float_network, integer_network)
+    if options.method == "quadratic":
+        require_quadratic(stages, regions)
     options.criteria.check_outputs(integer_network.output.shape[-1])
     started = time.monotonic()
     tasks = [
@@ -181,6 +183,12 @@ def _certify_batch(task: _Task) -> Batch:
         spent = (time.process_time() - started) / len(task.regions)
         summary = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng)
         choices = traces(recorder.batches, enclosure.resets, len(task.regions))
+        if options.method == "quadratic":
+            enclosure, batches, more = sharpened(enclosure, stages, task.integer_network, task.regions, task.variants)
+            choices = [first.then(second) for first, second in zip(choices, more, strict=True)]
+            summary.merge(discharge(batches, options.proof, options.audit_sample, options.prover, rng))
+            del batches
+            spent = (time.process_time() - started) / len(task.regions)
         del recorder
         proved, classes = top1_proved(enclosure)
         asked = options.criteria

@@ -53,20 +53,26 @@ def dense(stage: DenseStage, x: Pair, pool: Pool, variants: Sequence[IntDense] =
     return Pair.of(value, combine([(1.0, gap)], noise.mid, noise.rad, pool, "rounding: dense"))
 
 
-def _relu(value: Form, gap: Form, op: IntDense | IntActivation, pool: Pool) -> Pair:
-    """max(0, v) and max(0, v + d) - max(0, v), elementwise; the top of the output range saturates.
+@dataclass(frozen=True, eq=False)
+class Relu:
+    """max(0, v) = slope v + [0, top], and max(0, v + d) - max(0, v) = kept d + noise, kept 0 or 1; arrays (B, n)."""
+
+    slope: Array
+    top: Array
+    kept: Array
+    noise: Box
+
+
+def relu_parts(v: Box, d: Box, op: IntDense | IntActivation) -> Relu:
+    """A ReLU over boxes of v and d; the top of the integer output's range saturates.
 
     The difference lies between 0 and d, whatever v; where both sides are known to be active or inactive it is exact.
     """
-    v, d = value.box, gap.box
     active, dead = v.lo >= 0, v.hi <= 0
     mixed = ~(active | dead)
     slope = np.where(active, 1.0, np.where(mixed, np.clip(v.hi / np.where(mixed, v.hi - v.lo, 1.0), 0, 1), 0.0))
     # relu(v) - slope v over [lo, hi] is convex: maximal at the ends, minimal (0) at v = 0.
-    top = np.maximum(v.hi * (1 - slope), -v.lo * slope)
-    rad = np.where(mixed, up(0.5 * top * (1 + 8 * UNIT)), 0.0)
-    mid = np.where(mixed, 0.5 * top, 0.0)
-    out = combine([(slope, value)], mid, rad, pool, "relaxation: relu")
+    top = np.where(mixed, up(np.maximum(v.hi * (1 - slope), -v.lo * slope) * (1 + 8 * UNIT)), 0.0)
     total = v + d
     both_on, both_off = active & (total.lo >= 0), dead & (total.hi <= 0)
     other = ~(both_on | both_off)
@@ -74,12 +80,21 @@ def _relu(value: Form, gap: Form, op: IntDense | IntActivation, pool: Pool) -> P
     ceiling = rounding.tensor_range(op.output)[1]
     top_clip = rounding.saturation_error(Box(np.zeros_like(total.lo), np.maximum(total.hi, 0.0)), -1.0, ceiling)
     noise = Box(np.where(other, reach.lo, 0.0), np.where(other, reach.hi, 0.0)) + top_clip
-    d_out = combine([(np.where(both_on, 1.0, 0.0), gap)], noise.mid, noise.rad, pool, "relu difference")
+    return Relu(slope, top, np.where(both_on, 1.0, 0.0), noise)
+
+
+def _relu(value: Form, gap: Form, op: IntDense | IntActivation, pool: Pool) -> Pair:
+    v = value.box
+    parts = relu_parts(v, gap.box, op)
+    half = 0.5 * parts.top
+    out = combine([(parts.slope, value)], half, up(half), pool, "relaxation: relu")
+    noise = parts.noise
+    d_out = combine([(parts.kept, gap)], noise.mid, noise.rad, pool, "relu difference")
     return Pair(out, d_out, out.box.meet(0.0, np.maximum(v.hi, 0.0)), d_out.box)
 
 
 @lru_cache(maxsize=64)
-def _table_error(op: IntActivation) -> tuple[float, float]:
+def table_error(op: IntActivation) -> tuple[float, float]:
     """Range of (dequantized integer output) - function(dequantized input), all inputs and profiles enumerated."""
     from codesign.semantics import activation_table
 
@@ -94,7 +109,7 @@ def _table_error(op: IntActivation) -> tuple[float, float]:
 
 def elementwise(op: IntActivation, x: Pair, pool: Pool, recorder: Recorder | None, place: str) -> Pair:
     """sigmoid, tanh or relu as an operator of its own."""
-    table = Box(*(np.full_like(x.value_box.lo, end) for end in _table_error(op)))
+    table = Box(*(np.full_like(x.value_box.lo, end) for end in table_error(op)))
     if op.kind == "relu":
         out = _relu(x.value, x.difference, op, pool)
         return Pair.of(out.value, combine([(1.0, out.difference)], table.mid, table.rad, pool, "table"))

@@ -16,6 +16,7 @@ from codesign.quantization.integer import IntActivation
 from codesign.verification import head, relaxation, rounding
 from codesign.verification.affine import Array, Box, Form, gamma, up
 from codesign.verification.head import Margins
+from codesign.verification.trace import ABSOLUTE_ROOM, RELATIVE_ROOM
 
 MAX_SIGNED = 6  # outputs up to which the L1 norm is taken over all sign patterns of the affine forms
 _ROOM = 1.0 + 1e-13
@@ -95,6 +96,11 @@ def probability_margin(m: Box) -> Array:
     return np.asarray(np.where(m.lo > 0, above, -np.minimum(below, 1.0)) - 1e-15)
 
 
+def _roomy(lower: float) -> float:
+    """A margin as it is stated, with room for a checker's rounding."""
+    return float(lower - (RELATIVE_ROOM * abs(lower) + ABSOLUTE_ROOM))
+
+
 def class_margins(
     rows: Sequence[Margins], outputs: Sequence[Box] | None, winners: npt.NDArray[np.intp], region: int
 ) -> list[dict[str, float | int]]:
@@ -116,6 +122,6 @@ def class_margins(
             "integer_probability": integer,
         }
         found.append(
-            {"class": winner, **{name: float(lower[region, winner, rest].min()) for name, lower in least.items()}}
+            {"class": winner, **{name: _roomy(lower[region, winner, rest].min()) for name, lower in least.items()}}
         )
     return found

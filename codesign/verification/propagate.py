@@ -37,8 +37,8 @@ class Enclosure:
     output_difference: Box
     margins: tuple[head.Margins, ...]
     output_margins: tuple[Box, ...] | None
-    sources: tuple[dict[str, float], ...]
-    symbols: int
+    sources: tuple[dict[str, float], ...] = ()
+    symbols: int = 0
     resets: tuple[npt.NDArray[np.bool_], ...] = ()
     hidden: tuple[Array, ...] = ()
     softmax: IntActivation | None = None
@@ -85,11 +85,21 @@ def propagate(
 
 
 def _finish(rows: list[Pair], final_softmax: IntActivation | None, pool: Pool) -> Enclosure:
-    margins = tuple(head.margins(row) for row in rows)
-    logits = Box.joined([row.value_box for row in rows])
-    difference = Box.joined([row.difference_box for row in rows])
-    output, output_difference, output_margins = logits, difference, None
-    output_sums = sums = np.stack([sum_of_magnitudes(row.difference, row.difference_box) for row in rows], axis=1)
+    enclosure = with_outputs(
+        Box.joined([row.value_box for row in rows]),
+        Box.joined([row.difference_box for row in rows]),
+        tuple(head.margins(row) for row in rows),
+        np.stack([sum_of_magnitudes(row.difference, row.difference_box) for row in rows], axis=1),
+        final_softmax,
+    )
+    return replace(enclosure, sources=_sources(rows, pool), symbols=pool.size, resets=tuple(pool.resets))
+
+
+def with_outputs(
+    logits: Box, difference: Box, margins: tuple[head.Margins, ...], sums: Array, final_softmax: IntActivation | None
+) -> Enclosure:
+    """What follows for the outputs from bounds before a final softmax; `sums` (B, rows) of magnitudes."""
+    output, output_difference, output_margins, output_sums = logits, difference, None, sums
     if final_softmax is not None:
         bounds = [head.softmax(final_softmax, m) for m in margins]
         output = Box.joined([b.value for b in bounds])
@@ -104,9 +114,6 @@ def _finish(rows: list[Pair], final_softmax: IntActivation | None, pool: Pool) -
         output_difference,
         margins,
         output_margins,
-        _sources(rows, pool),
-        pool.size,
-        tuple(pool.resets),
         softmax=final_softmax,
         logit_sums=sums,
         output_sums=output_sums,

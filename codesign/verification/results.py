@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -20,12 +21,14 @@ from codesign.verification.search import SearchResult
 from codesign.verification.trace import Trace
 
 TIME_LIMIT = "time limit"
+Method = Literal["zonotope", "quadratic"]
 
 
 @dataclass(frozen=True)
 class Options:
     """Parameters of a run. `evaluations`: exact ones per region in the adversarial search.
 
+    `method` 'quadratic' adds quadratic zonotopes to the joint zonotope: tighter, slower, for short sequences.
     No batch of regions is started after `time_limit` seconds. `resume`: a journal of finished batches, to go on from.
     """
 
@@ -38,6 +41,7 @@ class Options:
     prover: str = "auto"
     time_limit: float | None = None
     resume: Path | None = None
+    method: Method = "zonotope"
 
     def __post_init__(self) -> None:
         if self.time_limit is not None and not (np.isfinite(self.time_limit) and self.time_limit >= 0):

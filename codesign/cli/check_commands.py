@@ -24,9 +24,20 @@ def _models(command: opt.F) -> opt.F:
 @click.argument("certificate", type=opt.FILE)
 @_models
 @click.option("--prover", type=_PROVERS, help="Have every nonlinear fact proved by this solver as well (slower).")
+@click.option(
+    "--data", type=opt.FILE, help="Samples that a covered share is about [NAME.calib.npz of the float model]."
+)
 @click.option("--jobs", type=int, default=1, show_default=True, help="Processes.")
 @opt.as_json
-def check(certificate: Path, float_model: Path, int8_model: Path, prover: str | None, jobs: int, as_json: bool) -> None:
+def check(
+    certificate: Path,
+    float_model: Path,
+    int8_model: Path,
+    prover: str | None,
+    data: Path | None,
+    jobs: int,
+    as_json: bool,
+) -> None:
     """Check CERTIFICATE from scratch: derive every bound again and say valid, or invalid with the first bad item.
 
     Needs the proof file NAME.proof.npz beside it. Exit codes: 0 valid, 1 invalid or not checkable, 2 bad input.
@@ -34,11 +45,14 @@ def check(certificate: Path, float_model: Path, int8_model: Path, prover: str | 
     from codesign.checker import check as run
     from codesign.cli.progress import Progress
     from codesign.errors import InputError
+    from codesign.quantization import default_calibration_path
 
+    if data is None and default_calibration_path(float_model).is_file():
+        data = default_calibration_path(float_model)
     if jobs < 1:
         raise InputError(f"cannot use {jobs} processes; give --jobs N with N at least 1")
     with Progress(quiet=as_json) as progress:
-        result = run(certificate, float_model, int8_model, prover, jobs, progress.stage("check"))
+        result = run(certificate, float_model, int8_model, prover, jobs, progress.stage("check"), data)
     if as_json:
         click.echo(json.dumps(asdict(result)))
     else:

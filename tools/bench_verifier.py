@@ -1,19 +1,22 @@
 """The verifier's tables: robustness on PROVER's networks beside a peer; speed and growth of the difference verifier.
 
     python tools/bench_verifier.py robust --nets FOLDER --images mnist100.npz [--mode fast balanced tight]
-        [--query 04f_032h:0.01:20 ...] [--peer COMMAND]
+        [--query 04f_032h:0.01:20 ...] [--peer CHECKOUT [--peer-python PYTHON]] [--peer-command COMMAND]
     python tools/bench_verifier.py speed [--bench out/bench] [--radius 0.005] [--regions 8]
     python tools/bench_verifier.py growth [--case 16:32 ...]
 
 robust: FOLDER holds mnist_04f_032h_1l.npz and so on (tools/convert_prover_net.py says what is in them). A query is
-NET:EPS:IMAGES, the first IMAGES correctly classified images, boxes +-EPS clipped to [0, 1]. COMMAND is the peer's own
-program, run once a query with the arguments NET.npz IMAGES.npz EPS COUNT appended; its last line on stdout has to be
-JSON {"certified": n, "mean_logit_width": w}. Its CPU time is measured from outside. No peer's code is part of this
-repository.
+NET:EPS:IMAGES, the first IMAGES correctly classified images, boxes +-EPS clipped to [0, 1]. CHECKOUT is a working tree
+of auto_LiRPA, whose CROWN is run once a query by tools/peer_lirpa.py under PYTHON (one that has torch). COMMAND is any
+other peer's program, run with the arguments NET.npz IMAGES.npz EPS COUNT appended; its last line on stdout has to be
+JSON {"certified": n, "mean_logit_width": w}, and may have "cpu_seconds" (an image); else its CPU time is measured from
+outside. No peer's code is part of this repository.
 
 speed: CPU seconds a region of the joint differential zonotope on the networks of tools/train_bench_nets.py, int8.
 growth: the same on random contractive networks of T steps and H units (a case T:H), 16 inputs, with peak memory; each
-case is a process of its own. Set OPENBLAS_NUM_THREADS=1 for single-core times.
+case is a process of its own. 'kept': symbols at once, at most; 'of it folded': the part of the bound that symbols carry
+which stand for folded ones (codesign/verification/unit_forms.py), the most that folding can have cost.
+Set OPENBLAS_NUM_THREADS=1 for single-core times.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 QUERIES = ["04f_032h:0.01:20", "04f_032h:0.02:20", "04f_032h:0.03:20", "04f_064h:0.01:10", "07f_032h:0.01:10"]
-CASES = ["8:16", "16:16", "32:16", "32:32", "64:32", "128:32", "32:64", "32:128", "128:128"]
+CASES = [f"{steps}:{units}" for units in (16, 32, 64, 128) for steps in (8, 32, 128)]
 _PEER_LIMIT_S = 3600
 
 
@@ -62,9 +65,22 @@ def robust_table(arguments: argparse.Namespace) -> None:
                 f"{total['mean_logit_width']:.4g} | {total['cpu_seconds_per_region']:.3g} |",
                 flush=True,
             )
-        if arguments.peer:
-            command = [*shlex.split(arguments.peer), str(path), str(arguments.images), eps, count]
-            print(_peer(command, f"{name} {eps}", int(count)), flush=True)
+        for label, peer in _peers(arguments):
+            command = [*peer, str(path), str(arguments.images), eps, count]
+            print(_peer(command, f"{name} {eps} | {label}", int(count)), flush=True)
+
+
+def _peers(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    """Label and command of every peer asked for."""
+    peers = []
+    if arguments.peer is not None:
+        if not (arguments.peer / "auto_LiRPA").is_dir():
+            sys.exit(f"'{arguments.peer}' is no working tree of auto_LiRPA; give any other peer with --peer-command")
+        driver = Path(__file__).with_name("peer_lirpa.py")
+        peers.append(("auto_LiRPA CROWN", [arguments.peer_python, str(driver), str(arguments.peer)]))
+    if arguments.peer_command:
+        peers.append(("peer", shlex.split(arguments.peer_command)))
+    return peers
 
 
 def _peer(command: list[str], label: str, count: int) -> str:
@@ -80,7 +96,8 @@ def _peer(command: list[str], label: str, count: int) -> str:
     except (IndexError, ValueError, KeyError, TypeError):
         sys.exit('the last line of the peer\'s output is not JSON {"certified": n, "mean_logit_width": w}')
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return f"| {label} | peer | {certified} | | {count} | {width:.4g} | {spent / count:.3g} (start included) |"
+    seconds = f"{answer['cpu_seconds']:.3g}" if "cpu_seconds" in answer else f"{spent / count:.3g} (start included)"
+    return f"| {label} | {certified} | | {count} | {width:.4g} | {seconds} |"
 
 
 def speed_table(arguments: argparse.Namespace) -> None:
@@ -105,7 +122,8 @@ def speed_table(arguments: argparse.Namespace) -> None:
 
 
 def growth_table(arguments: argparse.Namespace) -> None:
-    print("| T | H | CPU s a region | symbols | peak MiB |\n|---|---|---|---|---|", flush=True)
+    print("| T | H | symbols | kept | CPU s a region | ns / (T H^2 kept) | bound | of it folded | peak MiB |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for case in arguments.case or CASES:
         done = subprocess.run([sys.executable, __file__, "case", case], capture_output=True, text=True, check=False)
         print(
@@ -118,6 +136,7 @@ def one_case(arguments: argparse.Namespace) -> None:
     from codesign.network import load_network
     from codesign.quantization import convert, read_integer_network
     from codesign.verification.align import align
+    from codesign.verification.lstm import ROWS_BYTES
     from codesign.verification.propagate import propagate
     from codesign.verification.regions import ball
 
@@ -130,11 +149,21 @@ def one_case(arguments: argparse.Namespace) -> None:
     x = np.random.default_rng(0).uniform(0, 1, (steps, 16)).astype(np.float32)
     region = ball("random", x, 0.001, (np.zeros(16), np.ones(16)))
     stages = align(network, integer)
-    started = time.process_time()
-    enclosure = propagate(stages, integer, [region])
-    spent = time.process_time() - started
+    spent, runs = 0.0, 0
+    while not runs or (spent < 2 and runs < 3):  # the first run also enumerates tables
+        started = time.process_time()
+        enclosure = propagate(stages, integer, [region])
+        spent, runs = time.process_time() - started, runs + 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"| {steps} | {units} | {spent:.3f} | {enclosure.symbols} | {peak:.0f} |")
+    kept = min(enclosure.symbols, ROWS_BYTES // (80 * units))
+    bound = max(-enclosure.logit_difference.lo.min(), enclosure.logit_difference.hi.max())
+    sources = enclosure.sources[0]
+    share = sources.get("symbol reduction", 0.0) / sum(sources.values())
+    rate = 1e9 * spent / (steps * units**2 * kept)
+    print(
+        f"| {steps} | {units} | {enclosure.symbols} | {kept} | {spent:.3f} | {rate:.2f} | {bound:.3g} | "
+        f"{100 * share:.0f} % | {peak:.0f} |"
+    )
 
 
 def make_case(arguments: argparse.Namespace) -> None:
@@ -170,7 +199,9 @@ def main() -> None:
     command.add_argument("--images", type=Path, required=True)
     command.add_argument("--mode", nargs="+", choices=["fast", "balanced", "tight"], default=["fast", "balanced"])
     command.add_argument("--query", nargs="+")
-    command.add_argument("--peer")
+    command.add_argument("--peer", type=Path, metavar="CHECKOUT")
+    command.add_argument("--peer-python", default=sys.executable)
+    command.add_argument("--peer-command")
     command.set_defaults(run=robust_table)
     command = commands.add_parser("speed")
     command.add_argument("--bench", type=Path, default=Path("out/bench"))

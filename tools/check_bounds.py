@@ -3,8 +3,8 @@
     python tools/check_bounds.py [--method zonotope] [--regions 8] [--evaluations 500000] FLOAT INTEGER RADII ...
 
 Three arguments a model: the float model, its integer .tflite and radii of the regions, in input steps, by commas. Every
-region is an L-inf ball around a sample of the calibration data (every third one on the quantization grid). A fifth of the
-evaluations each: uniform inputs and values beside the quantiser's thresholds; corners; sign-gradient ascent of the
+region is an L-inf ball around a sample of the calibration data, every third one on the quantization grid. A fifth of
+the evaluations each: uniform inputs and values beside the quantiser's thresholds; corners; sign-gradient ascent of the
 float network's and of the difference to the network of the integer weights; evolutionary search; and hill climbing on
 the integer simulation that moves single inputs by one quantisation step, or within a step, and keeps what raises the
 error of one output.
@@ -92,7 +92,7 @@ def guided(judge: Judge, run: Search, twin: FloatNetwork, rng: np.random.Generat
 
 
 def climb(judge: Judge, run: Search, rng: np.random.Generator, evaluations: int) -> None:
-    """Chains that move single inputs by a quantisation step, or inside of one; what raises an output's error is kept."""
+    """Chains that move single inputs by a quantisation step, or inside one; what raises an output's error is kept."""
     step = judge.integer.input.scale
     region, spent = run.region, 0
     while spent < evaluations:

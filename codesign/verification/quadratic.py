@@ -175,8 +175,12 @@ def eigenvalue_bounds(matrix: npt.NDArray[Any], steps: int = 18) -> tuple[float,
 
 def _eigenvalues(matrix: npt.NDArray[Any], steps: int, both: bool) -> tuple[float, float]:
     unit = 2.0**-24 if matrix.dtype == np.float32 else UNIT
-    norm = float(np.sqrt(np.square(matrix.astype(np.float64)).sum())) * (1 + gamma(matrix.size))
-    if norm == 0.0 or not np.isfinite(norm):
+    rows = np.einsum("ij,ij->i", matrix, matrix) * (1 + 4 * (len(matrix) + 8) * unit)
+    lost = 1e-30 if matrix.dtype == np.float32 else 1e-290  # squares that underflow
+    norm = float(np.sqrt(rows.astype(np.float64).sum() * (1 + gamma(len(matrix))) + lost))
+    if not matrix.any():
+        return 0.0, 0.0
+    if not np.isfinite(norm):
         return norm, norm
     low, high = _lanczos(matrix, steps)
     negative = _verified(matrix, -1.0, -low, norm, unit) if both else norm
@@ -185,7 +189,10 @@ def _eigenvalues(matrix: npt.NDArray[Any], steps: int, both: bool) -> tuple[floa
 
 def _verified(matrix: npt.NDArray[Any], sign: float, guess: float, norm: float, unit: float) -> float:
     """The guess with a little room if a Cholesky factorisation confirms it, else a larger one; at most `norm`."""
+    from scipy.linalg.lapack import get_lapack_funcs
+
     n = matrix.shape[0]
+    factorise = get_lapack_funcs("potrf", (matrix,))
     shift = max(guess, 0.0) * 1.01 + 1e-3 * norm
     shifted = -sign * matrix
     diagonal = np.diagonal(shifted).astype(np.float64)
@@ -194,9 +201,7 @@ def _verified(matrix: npt.NDArray[Any], sign: float, guess: float, norm: float, 
             break
         entries = (diagonal + shift).astype(matrix.dtype)
         np.fill_diagonal(shifted, entries)
-        try:
-            np.linalg.cholesky(shifted)
-        except np.linalg.LinAlgError:
+        if factorise(shifted.T, lower=1, clean=0)[1] != 0:  # not positive definite
             shift *= 1.15
             continue
         # The entries themselves were rounded: by at most `unit` of the largest.

@@ -118,7 +118,7 @@ class SecondOrder:
         self.reach = np.zeros(0)
         self.eta = np.zeros(0)
         self.scale = up((np.abs(net.cells[0].W).sum(0) * self.radius).reshape(-1)) + 1e-9
-        self.gram = np.zeros((0, 0))
+        self.gram, self.single_gram = np.zeros((0, 0)), np.zeros((0, 0), np.float32)
         self.left, self.right = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         self.pairs = np.zeros((0, 0))
         self.longest = lo.size + 8 * max(c.units for c in net.cells) + 64 * net.steps * len(net.cells)
@@ -162,6 +162,7 @@ class SecondOrder:
     def _measure(self) -> None:
         scaled = self.forms / np.sqrt(self.scale)
         self.gram = scaled @ scaled.T
+        self.single_gram = self.gram.astype(np.float32)
 
     def _rescale(self, weights: Array) -> None:
         """Choose D for these rows: the norms of M's rows, averaged over a few functionals. Any D > 0 is right."""
@@ -328,11 +329,11 @@ class SecondOrder:
         a, b = place[: len(used)], place[len(used) :]
         G = self.forms[nodes]
         G = G[:, np.abs(G).sum(0) > 0].astype(np.float32)
-        M = G.T @ _mixed(G, a, b, (0.5 * weights[used]).astype(np.float32))
-        d = np.sqrt(np.square(M, dtype=np.float64).sum(1))
+        M = _symmetric_product(G, _mixed(G, a, b, (0.5 * weights[used]).astype(np.float32)))
+        d = np.sqrt(np.einsum("ij,ij->i", M, M)).astype(np.float64)
         d = d + 1e-6 * d.max(initial=0.0) + 1e-30
         scaled = 1.0 / np.sqrt(d)
-        M = (0.5 * (M + M.T) * (scaled[:, None] * scaled)).astype(np.float32)
+        M = (M * (scaled[:, None] * scaled)).astype(np.float32)
         norm = np.sqrt(np.square(G * scaled).sum(1))
         lost = _SINGLE * (len(nodes) + 32) * float(np.abs(weights[used]) @ (norm[a] * norm[b])) + 1e-30 * len(d)
         high, low = eigenvalue_bounds(M)
@@ -396,10 +397,11 @@ class SecondOrder:
         left_out = float(ratio[~used] @ norm[~used])
         if not used.any():
             return left_out
-        root = np.sqrt(ratio[used])
-        core = self.gram[np.ix_(used, used)] * root[:, None] * root
-        core = (0.5 * (core + core.T)).astype(np.float32)
-        lost = _SINGLE * float(np.sqrt(np.square(core, dtype=np.float64).sum())) + 1e-30
+        root = np.sqrt(ratio[used]).astype(np.float32)
+        core = self.single_gram[np.ix_(used, used)] * root[:, None]
+        core *= root
+        # Five roundings of an entry; the Frobenius norm of a Gram matrix is at most its trace.
+        lost = 2 * _SINGLE * float(ratio[used] @ norm[used]) + 1e-30
         return largest_eigenvalue(core) + lost + left_out
 
     def functionals(self, V: Array, v: Array, V_slack: Array, v_slack: Array) -> Bounds:
@@ -433,6 +435,18 @@ def _outside(core: Array, square: float, room: float, both: bool) -> tuple[float
         return float((0.5 * (a + c) + np.sqrt(0.25 * (a - c) ** 2 + b * b)) * (1 + 1e-12))
 
     return joined(high), joined(low)
+
+
+def _symmetric_product(G: Any, H: Any, block: int = 128) -> Any:
+    """G^T H, known to be symmetric: the blocks above the diagonal, mirrored."""
+    n = G.shape[1]
+    M = np.empty((n, n), dtype=G.dtype)
+    for i in range(0, n, block):
+        j = min(i + block, n)
+        M[i:j, i:] = G[:, i:j].T @ H[:, i:]
+        M[i:j, i:j] = 0.5 * (M[i:j, i:j] + M[i:j, i:j].T)
+        M[j:, i:j] = M[i:j, j:].T
+    return M
 
 
 def _mixed(G: Any, a: Indices, b: Indices, half: Any) -> Any:

@@ -3,8 +3,9 @@
     PYTHON tools/peer_lirpa.py CHECKOUT NET.npz IMAGES.npz EPS COUNT
 
 CHECKOUT: a working tree of auto_LiRPA, which is imported from there; PYTHON: one that has its requirements (torch).
-Boxes are the first COUNT correctly classified images +- EPS, clipped to [0, 1]. Prints progress on stderr and, as the last line on stdout, JSON: certified, mean_logit_width, cpu_seconds (an
-image: building the bounded graph, bounds of the logits, bounds of the margins).
+Boxes are the first COUNT correctly classified images +- EPS, clipped to [0, 1]. Prints progress on stderr and, as the
+last line on stdout, JSON: certified, mean_logit_width, cpu_seconds (an image: building the bounded graph, bounds of the
+logits, bounds of the margins).
 """
 
 from __future__ import annotations

@@ -49,13 +49,15 @@ Layer = LstmVariables | DenseVariables
 class BoundModel:
     """What the bound depends on besides weights. `low`, `high`: the domain, a float or one per feature.
 
-    `steps`: the number of time steps, or None for any number.
+    `steps`: the number of time steps, or None for any number. `caution`: a factor on the differences after every step;
+    above 1 it stands for what the certificate's enclosures are wider than the samples taken here.
     """
 
     low: Any
     high: Any
     activations: Activations
     steps: int | None
+    caution: float = 1.0
 
 
 @dataclass
@@ -130,10 +132,11 @@ def _power_of_two(x: Any) -> Any:
 
 
 class _LstmBound:
-    def __init__(self, layer: LstmVariables, activations: Activations) -> None:
+    def __init__(self, layer: LstmVariables, model: BoundModel) -> None:
         import tensorflow as tf
 
-        self.int16 = activations == "int16"
+        self.int16 = model.activations == "int16"
+        self.caution = model.caution
         self.layer = layer
         self.units = int(layer.recurrent.shape[0])
         self.gates = tf.split(tf.concat([layer.recurrent, layer.kernel], 0), 4, axis=1)  # (H + D, H) each
@@ -190,7 +193,7 @@ class _LstmBound:
         b_o, b_c = _gate_points(o, t)
         hidden_error = SIGMOID_TABLE_ERROR * t.mag + o.hi * TANH_TABLE_ERROR + 0.5001 * s_h
         dh = tf.reduce_max(tf.abs(b_o) * dz[3] + b_c * dc, axis=0) + hidden_error
-        return _State(h, c, _capped(dh), _capped(dc))
+        return _State(h, c, _capped(self.caution * dh), _capped(self.caution * dc))
 
     def run(self, x_lo: Any, x_hi: Any, dx: Any) -> tuple[Any, Any, Any]:
         """(lo, hi, difference) of the hidden state after every step, (T, H), from those of the input, (T, D)."""
@@ -252,7 +255,7 @@ def output_bound(layers: Sequence[Layer], model: BoundModel) -> tuple[Any, Any]:
     if not lstms or lstms != list(layers[: len(lstms)]):
         raise InputError("the all-inputs bound in training takes LSTM layers followed by Dense layers")
     for layer in lstms:
-        x_lo, x_hi, dx = _LstmBound(layer, model.activations).run(x_lo, x_hi, dx)
+        x_lo, x_hi, dx = _LstmBound(layer, model).run(x_lo, x_hi, dx)
     difference = dx[-1]
     if model.steps is None:
         difference = _limit(dx[-3], dx[-2], dx[-1])

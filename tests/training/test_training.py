@@ -11,7 +11,7 @@ from codesign.errors import InputError  # noqa: E402
 from codesign.network import load_network  # noqa: E402
 from codesign.training import BoundModel, all_inputs, noisy  # noqa: E402
 from codesign.training.bound import output_bound  # noqa: E402
-from codesign.training.callback import bound_layers, float_network, snapped, walk  # noqa: E402
+from codesign.training.callback import bound_layers, float_network, snapped, walk, worst_outputs  # noqa: E402
 from codesign.training.measure import certified_bound, measure  # noqa: E402
 
 
@@ -85,6 +85,53 @@ def test_training_lowers_the_certified_bound_and_keeps_the_grid():
     measured = measure(network, bound, x, y)
     assert measured.accuracy > 0.6
     assert 0 <= measured.covered <= 1
+
+
+def test_keras_3_models_are_trained_too():
+    keras = pytest.importorskip("keras", reason="Keras 3 is not installed")
+    if int(keras.__version__.split(".")[0]) < 3 or keras.backend.backend() != "tensorflow":
+        pytest.skip("this is not Keras 3 on TensorFlow")
+    x, y = problem(count=128)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((5, 3)), keras.layers.LSTM(6), keras.layers.Dense(3)])
+    bound = all_inputs(model, strength=0.05, certify_every=3, worst_case=0.5, memory=5)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"])
+    history = model.fit(noisy(x, y, 32, 0.02), epochs=3, verbose=0, callbacks=[bound]).history
+    network = float_network(model, walk(model), 5)
+    ours = certified_bound(network, BoundModel(0.0, 1.0, "int8", 5))
+    assert ours < 3
+    assert history["certified"][-1] == pytest.approx(ours, rel=1e-6)
+    assert len(history["all_inputs_bound"]) == 3
+    for w in walk(model)[0].get_weights()[:2]:
+        assert np.allclose(w, snapped(w, 4), atol=1e-6 * np.abs(w).max())
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_worst_outputs_raise_every_wrong_class_by_what_it_can_gain(softmax):
+    rng = np.random.default_rng(0)
+    logits, gain = rng.normal(size=(20, 4)).astype(np.float32), rng.uniform(0, 1, (4, 4)).astype(np.float32)
+    y = rng.integers(0, 4, 20)
+    raised = logits + gain[y]
+    raised[np.arange(20), y] = logits[np.arange(20), y]
+
+    def probabilities(z):
+        e = np.exp(z - z.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    given, wanted = (probabilities(logits), probabilities(raised)) if softmax else (logits, raised)
+    for labels in (y, y[:, None], np.eye(4, dtype=np.float32)[y]):
+        assert np.allclose(worst_outputs(labels, given, gain, softmax), wanted, atol=1e-5)
+
+
+def test_cells_begin_with_the_memory_that_is_asked_for():
+    model = small()
+    callback = all_inputs(model, memory=20.0)
+    callback.on_train_begin()
+    bias = model.layers[0].get_weights()[2]
+    forget = bias[6:12]
+    assert np.allclose(np.exp(forget[[0, -1]]), [1, 20])
+    assert np.allclose(bias[:6], -forget)
 
 
 def test_a_trained_model_is_the_network_that_its_file_gives(tmp_path):

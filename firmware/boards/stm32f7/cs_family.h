@@ -2,20 +2,11 @@
 #ifndef CS_FAMILY_H
 #define CS_FAMILY_H
 
-#include "cs_board.h"
+#include "cs_series.h"
+#include "cs_usart_new.h"
 
 /* The program runs from the AXI flash interface: prefetch and ART accelerator serve the ITCM interface only. */
-#define FAMILY_FLASH_ACR 0u
-
-#define USART_CR1 CS_REGISTER(USART_BASE + 0x00u)
-#define USART_CR3 CS_REGISTER(USART_BASE + 0x08u)
-#define USART_BRR CS_REGISTER(USART_BASE + 0x0Cu)
-#define USART_STATUS CS_REGISTER(USART_BASE + 0x1Cu)
-#define USART_RECEIVE CS_REGISTER(USART_BASE + 0x24u)
-#define USART_TRANSMIT CS_REGISTER(USART_BASE + 0x28u)
-#define FAMILY_USART_CR1 ((1u << 0) | (1u << 2) | (1u << 3)) /* UE, RE, TE */
-/* OVRDIS: a byte lost to an overrun shows as a bad CRC; it must not stop reception. */
-#define FAMILY_USART_CR3 (1u << 12)
+#define FLASH_ACR_ON 0u
 
 #define SCB_CCR CS_REGISTER(0xE000ED14u)
 #define SCB_CCSIDR CS_REGISTER(0xE000ED80u)
@@ -26,7 +17,7 @@
 #define SCB_CCR_IC (1u << 17)
 
 /* Both L1 caches, invalidated and enabled. Nothing uses DMA, so the data cache needs no further maintenance. */
-static void cs_family_enable_caches(void)
+static inline void family_caches(void)
 {
     __asm volatile("dsb\n isb" ::: "memory");
     SCB_ICIALLU = 0;

@@ -301,8 +301,10 @@ def mutate_json(data: bytes, longest: int, seed: int) -> bytes | None:
         elif action in (2, 3):
             other, place = rng.choice(places)
             container[key] = copy.deepcopy(other[place])
-        elif action == 4 and isinstance(container[key], (int, float)) and not isinstance(container[key], bool):
-            container[key] += rng.choice((-1, 1, 0.5))
+        elif action == 4 and type(container[key]) is float:
+            container[key] += rng.choice((-1.0, 1.0, 0.5))
+        elif action == 4 and type(container[key]) is int:
+            container[key] += rng.choice((-1, 1, 256))
         else:
             container[key] = copy.deepcopy(rng.choice(_ODD))
     try:

@@ -67,6 +67,18 @@ class Session:
         self.answered += 1
         return output
 
+    def rehearse(self, x: Any, q: ActivationArray, traced: bool, quantized: bool, streamed: bool) -> None:
+        """One request of each kind of which answers were taken from the journal, for the first sample, float32 and
+        quantized (T, D): else the stack's high-water mark would not be that of an uninterrupted run."""
+        device = self.target.device
+        if quantized:
+            self._asked("quantize", 0, lambda: device.quantize(x))
+        if traced:
+            self._asked("trace", 0, lambda: device.trace(q))
+            self.answered += 1
+        if streamed:
+            self._asked("stream", 0, lambda: device.stream(0, q[:1]))
+
     def quantize(self, sample: int, x: Any) -> ActivationArray:
         """The device's own quantisation of x, float32 (T, D)."""
         known = self._known("quantize", sample)

@@ -32,12 +32,16 @@ def deploy(*arguments):
 
 
 def test_the_main_job_signs_off(tmp_path):
-    """README: models/motion.h5 on nucleo_f746, with the criterion that the sample models are trained for."""
+    """README: tools/quickstart's command, with fewer samples."""
     pytest.importorskip("tensorflow", reason="conversion needs TensorFlow")
+    script = (ROOT / "tools" / "quickstart").read_text().replace("\\\n", " ")
+    words = script.splitlines()[-1].replace('"$@"', "").removeprefix("exec .venv/bin/").split()
+    assert words[:2] == ["codesign", "deploy"]
+    assert "models/motion_allinputs.h5" in words
     output = tmp_path / "motion.deploy"
     result = subprocess.run(
-        [sys.executable, "-m", "codesign", "deploy", "--board", "nucleo_f746", "--emulate", "models/motion.h5",
-         "--json", "--require-top1", "0.8", "--samples", "60", "-o", str(output)],
+        [sys.executable, "-m", "codesign", *words[1:], "--json", "--epsilon", "0.5", "--hil-samples", "40", "--drawn",
+         "20", "-o", str(output)],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -55,7 +59,9 @@ def test_the_main_job_signs_off(tmp_path):
     for name in ("model.tflite", "certificate.json", "firmware.elf", "hil.json", "report.html"):
         assert signoff["artifacts"][name] == hashlib.sha256((output / name).read_bytes()).hexdigest()
     certificate = json.loads((output / "certificate.json").read_text())
-    assert certificate["criteria"]["top1_verdict"] == "proved"
+    assert certificate["criteria"]["epsilon_verdict"] == "proved"
+    assert certificate["all_inputs"]["covered_share"] > 0.95
+    assert signoff["proved"][0].startswith("For every possible input")
     assert certificate["proof"]["proved"] == certificate["proof"]["checked"] > 0
     assert "EMULATED" in (output / "report.html").read_text()
 

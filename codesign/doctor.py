@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +50,7 @@ def checks() -> list[Check]:
         _provers,
         _compiler,
         _newlib,
+        _cxx,
         lambda: [_package("platformio", "platformio", "board", "building firmware (build, deploy)")],
         lambda: [_package("scons", "SCons", "board", "building firmware (build, deploy)")],
         lambda: [_package("unicorn", "unicorn", "board", "emulating the STM32 boards")],
@@ -179,6 +180,22 @@ def _newlib() -> list[Check]:
     if answer is None or not Path(answer).is_absolute():
         return [Check(name, "missing", "the C library of arm-none-eabi-gcc is not installed", fix, needed)]
     return [Check(name, "ok", os.path.normpath(answer), "", needed)]
+
+
+def _cxx() -> list[Check]:
+    name, needed = "arm-none-eabi-g++", "TFLM as the runtime (deploy --runtime tflm)"
+    fix = _install("gcc-arm-none-eabi libstdc++-arm-none-eabi-newlib", "--cask gcc-arm-embedded")
+    compiler = shutil.which(name)
+    if compiler is None:
+        return [Check(name, "warning", f"{name} is not on the PATH", fix, needed)]
+    headers = _ask([compiler, "-print-file-name=libstdc++.a"])
+    if headers is None or not Path(headers).is_absolute():
+        return [Check(name, "warning", f"the C++ library of {name} is not installed", fix, needed)]
+    return _optional(_tool(name, fix, needed))
+
+
+def _optional(check: Check) -> list[Check]:
+    return [replace(check, status="warning") if check.status == "missing" else check]
 
 
 def _qemu() -> list[Check]:

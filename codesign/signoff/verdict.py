@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from codesign.signoff import domain
 from codesign.signoff.evidence import ORDERS, Evidence, Reader, Region, Status, is_kind
 from codesign.signoff.wording import bound_statements, number, some, top1_notes, upward
 
@@ -85,11 +86,16 @@ def decide(
     regions = judge.regions(certificate)
     proof_ok = judge.proof(certificate)
     judge.samples(hil, regions)
+    judge.statements += domain.streams(judge, certificate, hil, regions)
+    judge.notes += domain.short(hil)
+    overall = domain.statements(judge, certificate, regions)
     judge.identity(certificate, hil, build)
     judge.sizes(build)
     judge.files(certificate, build, artifacts)
     results = judge.criteria(certificate, regions, proof_ok, criteria)
-    judge.limits(hil, regions, results, sound=proof_ok and not judge.contradicted)
+    sound = proof_ok and not judge.contradicted
+    judge.limits(hil, regions, results, sound)
+    judge.statements[:0] = overall if sound else []
     return SignOff(
         "FAIL" if judge.failures else "PASS",
         tuple(dict.fromkeys(judge.failures)),
@@ -255,6 +261,14 @@ class _Judge(Reader):
         if certified is not None and built is not None and certified != built:
             self.failures.append(
                 f"the firmware holds model {built[:16]}..., the certificate is for {certified[:16]}..."
+            )
+        profile = self.take(build, "the build", "profile", kind="text")
+        runtime = self.take(build, "the build", "runtime", kind="text")
+        covered = self.take(certificate, "the certificate", "int8", "profiles", kind="list")
+        if None not in (profile, runtime, covered) and profile not in covered:
+            self.failures.append(
+                f"the runtime '{runtime}' computes by the semantics profile '{profile}', which the certificate does "
+                f"not cover (it holds for {', '.join(map(str, covered))})"
             )
         build_id = self.take(build, "the build", "build_id", kind="text")
         board = self.take(build, "the build", "board", kind="text")

@@ -24,6 +24,10 @@ def install_package(spec: str) -> Path:
     if folder is not None:
         return folder
     try:
+        storage.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the cache {storage} cannot be written ({error.strerror}); set XDG_CACHE_HOME") from None
+    try:
         done = pio.run_command(
             "pkg", "install", "--global", "--storage-dir", str(storage), "--library", spec, "--skip-dependencies",
             timeout=600.0,

@@ -104,14 +104,15 @@ def model_sources(network: IntegerNetwork, runtime: TflmRuntime, kinds: tuple[st
         plain = "    resolver.AddUnidirectionalSequenceLSTM()"
         adds = [f"{plain[:-1]}traced_lstm())" if add == plain else add for add in adds]
     added = " == kTfLiteOk && \\\n".join(adds)
-    layers = len(network.ops)
     return {
         "codesign_model.h": emit_header(plan),
         "codesign_model_float.c": emit_float_source(plan),
         "codesign_model_data.c": (
-            '#include "cs_tflm_config.h"\n\n'
+            '#include "codesign_model.h"\n#include "cs_tflm_config.h"\n\n'
             f"_Alignas(16) const unsigned char cs_tflm_model[{len(network.content)}] = {{\n"
-            f"{byte_array(network.content)}\n}};\n"
+            f"{byte_array(network.content)}\n}};\n\n"
+            f"static const uint8_t model_hash[32] = {{\n{byte_array(digest)}\n}};\n\n"
+            "const uint8_t *cs_model_hash(void)\n{\n    return model_hash;\n}\n"
         ),
         "cs_tflm_config.h": f"""/* Written by codesign: do not edit. */
 #ifndef CS_TFLM_CONFIG_H
@@ -125,10 +126,6 @@ def model_sources(network: IntegerNetwork, runtime: TflmRuntime, kinds: tuple[st
 /* True where all of them could be registered. */
 #define CS_TFLM_REGISTER(resolver) ( \\
 {added} == kTfLiteOk)
-#define CS_TFLM_HASH {{ \\
-{byte_array(digest).replace(chr(10), " " + chr(92) + chr(10))} }}
-/* At most so many LSTM layers are traced. */
-#define CS_TFLM_LAYERS {layers}
 
 #ifdef __cplusplus
 extern "C" {{

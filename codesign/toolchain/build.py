@@ -181,8 +181,8 @@ def frame_bytes(network: IntegerNetwork) -> int:
 def build_project(project: Project, model_sha256: str) -> Build:
     """Build a generated project with PlatformIO Core; the errors are those of `build`."""
     board = project.board
-    pio.require_compiler()
-    result = pio.run(project.folder, "--environment", board.name)
+    cache = {"CODESIGN_OBJECT_CACHE": str(pio.object_cache(pio.require_compiler()))}
+    result = pio.run(project.folder, "--environment", board.name, extra=cache)
     log = result.stdout
     if result.returncode != 0:
         raise _build_error(log, board)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -73,6 +74,17 @@ def core_dir() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME")
     base = Path(cache) if cache and Path(cache).is_absolute() else Path.home() / ".cache"
     return base / "codesign" / f"platformio-{version('platformio')}"
+
+
+def object_cache(compiler: str) -> Path:
+    """Where objects of third parties' sources are kept between builds. One a version of the compiler."""
+    told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    folder = core_dir().parent / "objects" / hashlib.sha256(f"{compiler}\n{told}".encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CodesignError(f"the cache {folder} cannot be written: {error.strerror}") from None
+    return folder
 
 
 def install_scons(core: Path) -> Path:

@@ -150,6 +150,7 @@ static void infer(const cs_frame *request)
     cs_writer_end(&writer);
 }
 
+#if !CS_RUNTIME_TFLM || CS_TFLM_TRACE
 static void send_trace(const cs_frame *request, uint16_t layer, uint16_t step,
                        const cs_model_value_t *values, uint16_t units)
 {
@@ -162,7 +163,6 @@ static void send_trace(const cs_frame *request, uint16_t layer, uint16_t step,
     cs_writer_end(&writer);
 }
 
-#if !CS_RUNTIME_TFLM || CS_TFLM_TRACE
 static void on_trace(void *context, uint16_t layer, uint16_t step, const cs_model_value_t *hidden, uint16_t units)
 {
     send_trace((const cs_frame *)context, layer, step, hidden, units);

@@ -31,8 +31,6 @@ namespace {
 
 enum : uint32_t { kOk, kSchema, kRegister, kAllocate, kShape, kInvoke };
 
-const uint8_t model_hash[32] = CS_TFLM_HASH;
-
 using Resolver = tflite::MicroMutableOpResolver<CS_TFLM_OPERATORS>;
 
 alignas(16) uint8_t arena[CS_TFLM_ARENA_BYTES];
@@ -158,11 +156,6 @@ void cs_model_invoke_traced(const cs_model_value_t *input, cs_model_value_t *out
     (void)context;
     cs_model_invoke(input, output);
 #endif
-}
-
-const uint8_t *cs_model_hash(void)
-{
-    return model_hash;
 }
 
 // TFLM aborts where a check fails that its release build keeps: an undefined instruction, which the board reports.

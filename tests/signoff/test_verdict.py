@@ -99,6 +99,8 @@ CHANGES: list[tuple[str, Callable[[Evidence], None], str]] = [
     ("board of the device", lambda e: e.hil["target"].update(board="other"), "reports board"),
     ("emulated unknown", lambda e: e.hil["target"].update(emulated=None), "emulated"),
     ("model in the firmware", lambda e: e.build.update(model_sha256="0" * 64), "firmware holds model"),
+    ("profile unknown", lambda e: e.build.update(profile="tflite"), "does not cover"),
+    ("profile not certified", lambda e: e.certificate["int8"]["profiles"].remove("tflm-double"), "does not cover"),
     ("elf", lambda e: e.build.update(elf_sha256="0" * 64), "firmware.elf in the output folder"),
     ("flash", lambda e: e.build.update(flash_available=9000), "flash"),
     ("ram", lambda e: e.build.update(ram_available=8400), "RAM"),
@@ -171,7 +173,7 @@ NEEDED = {
     ],
     "build": [
         ("board",), ("build_id",), ("model_sha256",), ("elf_sha256",), ("flash_bytes",), ("flash_available",),
-        ("ram_bytes",), ("ram_available",), ("stack_size",),
+        ("ram_bytes",), ("ram_available",), ("stack_size",), ("runtime",), ("profile",),
     ],
     "artifacts": [("model.tflite",), ("firmware.elf",), ("certificate.json",), ("hil.json",)],
 }  # fmt: skip

@@ -83,12 +83,22 @@ env.Append(
 )
 
 
+prefix_map = f"-ffile-prefix-map={project_dir}=."
+foreign = env.Clone()
+if os.environ.get("CODESIGN_OBJECT_CACHE"):
+    foreign.CacheDir(os.environ["CODESIGN_OBJECT_CACHE"])
+
+
 def third_party(build_env, node):
-    """A third party's sources: their warnings are not ours to mend, and debug information takes a quarter of the time."""
+    """A third party's sources: their warnings are not ours to mend. They take minutes: without debug information, which
+    would hold the project's folder, their objects serve every project."""
     place = relpath(node.srcnode().get_abspath(), project_dir)
     if not place.startswith(join("src", "tflm") + os.sep):
         return node
-    return build_env.Object(node, CCFLAGS=[*build_env["CCFLAGS"], "-w", "-g0"])
+    kept = [flag for flag in build_env["CCFLAGS"] if flag != prefix_map]
+    target = node.get_path() + ".o"
+    own = {key: build_env[key] for key in ("CPPPATH", "CPPDEFINES", "CFLAGS", "CXXFLAGS") if key in build_env}
+    return foreign.Object(target, node, CCFLAGS=[*kept, "-w", "-g0"], **own)
 
 
 env.AddBuildMiddleware(third_party)

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from codesign.certificate import certificate_document, hil_regions, proof_content, seal, write_certificate
 from codesign.errors import InputError
@@ -37,12 +38,17 @@ from codesign.verification import certify as certify_regions
 from codesign.verification.all_inputs import all_inputs
 
 if TYPE_CHECKING:
+    from codesign.codegen import Weights
+    from codesign.hil import Stream
+    from codesign.tflm import TflmRuntime
     from codesign.toolchain import Build
 
 PathLike = str | Path
 DEFAULT_SAMPLES = 50
 DEPLOY_SAMPLES = 200
-_PROFILES: tuple[Profile, ...] = ("tflm-double", "tflm-float")
+DRAWN = 100  # inputs from the whole domain that a device answers
+STREAM_STEPS = 10_000
+_PROFILES: tuple[Profile, ...] = get_args(Profile)
 
 
 def load(path: PathLike) -> FloatNetwork:
@@ -117,8 +123,8 @@ def certify(
     Regions: the L-inf ball of `radius` around each of the first `samples` samples, clipped to the domain; or the whole
     domain box; `around` changes the balls (noise, a fixed prefix, the quantisation grid) or names a file of regions.
     The domain is `domain` for every feature, else each feature's range in the data. `any_length`: the domain's bounds
-    are to hold for any number of steps. The bounds hold for both scale-product forms of TFLM's reference semantics.
-    `on_progress` gets (regions done, regions in all).
+    are to hold for any number of steps. The bounds hold for every semantics profile, TFLM's reference kernels
+    and CMSIS-NN's. `on_progress` gets (regions done, regions in all).
     """
     if any_length and region != "domain":
         raise InputError("a certificate for any number of steps is for the whole domain; add --region domain")
@@ -167,15 +173,29 @@ def profile_variants(network: IntegerNetwork) -> list[IntegerNetwork]:
     return [with_profile(network, profile) for profile in _PROFILES if profile != network.profile]
 
 
-def build(integer_network: IntegerNetwork, board: str, folder: PathLike) -> Build:
+def build(
+    integer_network: IntegerNetwork,
+    board: str,
+    folder: PathLike,
+    weights: Weights = "int8",
+    runtime: TflmRuntime | None = None,
+) -> Build:
     """Generate C, make a PlatformIO project in `folder` and build the board's firmware.
 
-    InputError (unknown board, model too large), MissingToolError (compiler, PlatformIO).
+    `weights`: 'int8' or 'int16' in flash (twice the space, fewer instructions, the same outputs). `runtime`: TFLM's
+    interpreter in place of the generated C (codesign.tflm.runtime_option); the network has to be read with its profile
+    (`for_runtime`). InputError (unknown board, model too large), MissingToolError (compiler, PlatformIO).
     """
     from codesign.toolchain import build as build_firmware
     from codesign.toolchain import load_board
 
-    return build_firmware(integer_network, load_board(board), folder)
+    return build_firmware(integer_network, load_board(board), folder, weights, runtime)
+
+
+def for_runtime(network: IntegerNetwork, runtime: TflmRuntime | None) -> IntegerNetwork:
+    """The same file under the semantics profile of a runtime (None: of the generated C)."""
+    profile: Profile = _PROFILES[0] if runtime is None else runtime.profile(network)
+    return network if network.profile == profile else with_profile(network, profile)
 
 
 def cross_check(
@@ -188,27 +208,59 @@ def cross_check(
     port: str | None = None,
     emulate: bool | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    drawn: int | None = None,
+    stream_steps: int | None = None,
+    journal: PathLike | None = None,
 ) -> dict[str, Any]:
     """Flash or emulate the firmware, send it samples over serial, and compare; gives the content of hil.json.
 
-    `samples` limits how many of the data's samples are sent (default all).
+    `samples` limits how many of the data's samples are sent (default all). With a certificate over the whole domain the
+    device also answers `drawn` inputs from all of it (`hil_inputs`) and, where that is for any number of steps, a
+    stream of `stream_steps` without a reset. Answers that the file `journal` holds are not asked for again.
     """
     from codesign.hil import cross_check as check
     from codesign.hil import open_target
 
-    count = len(data.x) if samples is None else min(samples, len(data.x))
-    regions = None if certificate is None else hil_regions(certificate, data.x[:count])
+    x, labels = hil_inputs(float_network, data, certificate, samples, drawn)
+    regions = None if certificate is None else hil_regions(certificate, x, evaluate(float_network, x, logits=True))
+    streams = []
+    if certificate is not None and certificate.get("all_inputs", {}).get("any_length"):
+        streams.append(domain_stream(certificate, STREAM_STEPS if stream_steps is None else stream_steps))
     with open_target(firmware, port=port, emulate=emulate) as target:
         return check(
             target,
             integer_network,
             float_network,
-            data.x[:count],
-            None if data.y is None else data.y[:count],
+            x,
+            labels,
             regions,
             firmware.build_id,
             progress=on_progress,
+            streams=streams,
+            journal=None if journal is None else Path(journal),
+            resume=journal is not None,
         )
+
+
+def hil_inputs(
+    network: FloatNetwork,
+    data: Calibration,
+    certificate: dict[str, Any] | None = None,
+    samples: int | None = None,
+    drawn: int | None = None,
+) -> tuple[npt.NDArray[np.float32], list[int | None] | None]:
+    """What `cross_check` sends: x (N, T, D) and labels, None for inputs that have none.
+
+    The first `samples` of the data (default all) and, for a certificate over the whole domain, `drawn` inputs from all
+    of it, corners included (default DRAWN).
+    """
+    count = len(data.x) if samples is None else min(samples, len(data.x))
+    x, labels = data.x[:count], None if data.y is None else [int(label) for label in data.y[:count]]
+    number = 0 if certificate is None or "all_inputs" not in certificate else DRAWN if drawn is None else drawn
+    if not number or certificate is None:
+        return x, None if labels is None else [*labels]
+    more = domain_samples(certificate, network, number).x
+    return np.concatenate([x, more]), None if labels is None else [*labels, *[None] * number]
 
 
 def domain_samples(certificate: dict[str, Any], network: FloatNetwork, count: int, seed: int = 0) -> Calibration:
@@ -228,6 +280,26 @@ def domain_samples(certificate: dict[str, Any], network: FloatNetwork, count: in
     low, high = float_ends(Box(lo, hi))
     x[::4] = np.where(rng.random(x[::4].shape) < 0.5, low, high)
     return Calibration(x, None)
+
+
+def domain_stream(certificate: dict[str, Any], steps: int, seed: int = 0) -> Stream:
+    """A stream of `steps` inputs of a certificate's domain, with what the certificate says of every step.
+
+    InputError for certificates that are not for any number of steps, and for no step at all.
+    """
+    from codesign.hil import Stream
+    from codesign.verification.affine import Box
+    from codesign.verification.all_inputs import stream_inputs
+
+    stated = certificate.get("all_inputs")
+    if stated is None or not stated["any_length"]:
+        raise InputError("the certificate is not for streams; certify with --region domain --any-length")
+    if steps < 1:
+        raise InputError(f"a stream cannot have {steps} steps; ask for at least 1")
+    lo, hi = (np.asarray(certificate["domain"][end], np.float64) for end in ("lo", "hi"))
+    x = stream_inputs(Box(lo, hi), 1, steps, np.random.default_rng(seed))[0]
+    (region,) = certificate["regions"]
+    return Stream(x, np.asarray(region["bound"], np.float64), stated["same_class_margin"])
 
 
 def accuracy(network: FloatNetwork | IntegerNetwork, data: Calibration) -> float | None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codesign import api
-from codesign.errors import InputError
+from codesign.errors import CodesignError, InputError
 from codesign.network import load_network
+from codesign.partial import Partial, fingerprint, partial, tool_fingerprint
 from codesign.quantization import (
     Activations,
+    Calibration,
+    IntegerNetwork,
     convert,
     default_calibration_path,
     load_calibration,
@@ -23,6 +26,11 @@ from codesign.quantization import (
 from codesign.verification import Neighbourhood, Options, RegionKind
 from codesign.verification.align import align
 from codesign.verification.region_files import load_regions
+
+if TYPE_CHECKING:
+    from codesign.codegen import Weights
+    from codesign.tflm import TflmRuntime
+    from codesign.toolchain import Board, Build
 
 Progress = Callable[[str, int, int], None]  # stage, done, total (0: not known)
 
@@ -34,6 +42,11 @@ class DeployOptions:
     `int8` uses an existing .tflite, whatever its activations, instead of converting to `activations`. The first
     `samples` of the calibration data are certified, the first `hil_samples` sent to the board (None: those that are
     certified).
+
+    `cover` converts with ranges for the whole `domain` and certifies it (`region` 'domain'); `any_length`: for any
+    number of steps. The board then answers `drawn` inputs from all of the domain besides the samples and, for any
+    length, a stream of `stream_steps` without a reset. `resume` goes on with the same deployment where an earlier run
+    of it was interrupted. `weights` and `runtime` are those of `codesign.api.build`.
     """
 
     radius: str = "1lsb"
@@ -48,6 +61,13 @@ class DeployOptions:
     emulate: bool | None = None
     around: Neighbourhood = field(default_factory=Neighbourhood)
     activations: Activations = "int8"
+    cover: bool = False
+    any_length: bool = False
+    drawn: int = api.DRAWN
+    stream_steps: int = api.STREAM_STEPS
+    resume: bool = False
+    weights: Weights = "int8"
+    runtime: TflmRuntime | None = None
 
 
 def default_output(model: Path) -> Path:
@@ -66,14 +86,19 @@ def deploy(
 
     The output folder gets model.tflite, certificate.json, firmware/, firmware.elf, hil.json, report.html and
     signoff.json. It appears whole or not at all: an earlier one is replaced only when the new one is complete.
+    A run that was interrupted leaves what is finished beside it (codesign.partial), and one with `options.resume` goes
+    on from there: to the same result, but for times.
     Raises InputError, MissingToolError, and other CodesignErrors where a step cannot be completed.
     """
+    from codesign.certificate import load_certificate
     from codesign.hil import write_result
     from codesign.signoff import sign_off
     from codesign.toolchain import load_board
-    from codesign.toolchain.build import check_fits
+    from codesign.toolchain.build import check_buildable
 
-    options = options or DeployOptions()
+    options = _checked(options or DeployOptions())
+    if options.port is not None and options.emulate:
+        raise InputError("a serial port and emulation exclude each other; give one of them")
     tell = on_progress or (lambda stage, done, total: None)
     path = Path(model)
     target = Path(output) if output is not None else default_output(path)
@@ -81,43 +106,122 @@ def deploy(
     data = load_calibration(options.calibration or default_calibration_path(path), network.input_shape)
     _check_regions(options.around)
     description = load_board(board)
-    with _staged(target) as folder:
+    request = _request(path, data, description, options)
+    with partial(target, request, options.resume) as work:
+        folder = work.output
         tell("convert", 0, 0)
-        tflite = folder / "model.tflite"
-        if options.int8 is None:
-            convert(path, tflite, options.calibration, options.activations)
-        else:
-            given = read_integer_network(options.int8)
-            if options.activations == "int16" and given.activations != "int16":
-                raise InputError(
-                    f"'{options.int8}' has int8 activations; leave out --int8 to convert {path.name} to int16"
-                )
-            shutil.copyfile(options.int8, tflite)
-        integer = read_integer_network(tflite)
+        if not work.finished("convert"):
+            _make_integer_model(path, folder / "model.tflite", options)
+        integer = read_integer_network(folder / "model.tflite")
         align(network, integer)
-        check_fits(integer, description)
+        device = api.for_runtime(integer, options.runtime)
+        check_buildable(device, description, options.weights, options.runtime)
+        work.record("convert", ["model.tflite"])
         tell("convert", 1, 1)
-        certificate = api.certify(
-            network, integer, data, options.radius, options.samples, options.region, options.domain,
-            options.verification, lambda done, total: tell("certify", done, total), folder / "certificate.json",
-            options.around,
-        )  # fmt: skip
+        if work.finished("certify"):
+            certificate = load_certificate(folder / "certificate.json")
+        else:
+            verification = replace(options.verification or Options(), resume=work.certify_journal)
+            certificate = api.certify(
+                network, integer, data, options.radius, options.samples, options.region, options.domain,
+                verification, lambda done, total: tell("certify", done, total), folder / "certificate.json",
+                options.around, options.any_length,
+            )  # fmt: skip
+            work.record("certify", sorted(p.name for p in folder.glob("certificate.*")))
         if any(region["kind"] == "grid" and region["sample"] is not None for region in certificate["regions"]):
             data = api.on_grid(integer, data)
         tell("build", 0, 0)
-        firmware = api.build(integer, board, folder / "firmware")
-        shutil.copyfile(firmware.elf, folder / "firmware.elf")
+        firmware = _built(device, board, work, options)
         tell("build", 1, 1)
-        hil = api.cross_check(
-            firmware, network, integer, data, certificate, options.hil_samples or options.samples,
-            options.port, options.emulate,
-            lambda done, total: tell("hil", done, total),
-        )  # fmt: skip
-        write_result(hil, folder / "hil.json")
+        sent = options.hil_samples or options.samples
+        if work.finished("hil"):
+            hil = json.loads((folder / "hil.json").read_text(encoding="utf-8"))
+        else:
+            hil = api.cross_check(
+                firmware, network, device, data, certificate, sent, options.port, options.emulate,
+                lambda done, total: tell("hil", done, total), options.drawn, options.stream_steps, work.hil_journal,
+            )  # fmt: skip
+            write_result(hil, folder / "hil.json")
+        broken_off = 0 < hil["summary"]["samples"] < hil["summary"]["requested"]
+        if not broken_off:
+            work.record("hil", ["hil.json"])
         tell("sign off", 0, 0)
-        result = sign_off(folder, certificate, hil, firmware, network, integer, data)
+        inputs, _ = api.hil_inputs(network, data, certificate, sent, options.drawn)
+        result = sign_off(folder, certificate, hil, firmware, network, device, Calibration(inputs, None))
+        work.publish(keep=broken_off)
         tell("sign off", 1, 1)
     return result
+
+
+def _request(path: Path, data: Calibration, board: Board, options: DeployOptions) -> dict[str, str]:
+    """What the deployment is a function of, by name. The port is not: the board's own answers say what it is."""
+    told = {field.name: getattr(options, field.name) for field in fields(options)}
+    for name in ("port", "emulate", "resume", "calibration"):
+        del told[name]
+    told["verification"] = replace(options.verification or Options(), jobs=1, resume=None)
+    if options.around.regions is not None:  # they may name further files
+        told["regions"] = load_regions(options.around.regions)
+    told |= {"model": path, "samples of the data": (data.x, data.y), "board": board}
+    return {"codesign itself": tool_fingerprint()} | {name: fingerprint(value) for name, value in told.items()}
+
+
+def _make_integer_model(path: Path, output: Path, options: DeployOptions) -> None:
+    if options.cover:
+        api.quantize_for_domain(
+            path, output, options.calibration, options.activations, options.domain, options.any_length
+        )
+    elif options.int8 is None:
+        convert(path, output, options.calibration, options.activations)
+    else:
+        given = read_integer_network(options.int8)
+        if options.activations == "int16" and given.activations != "int16":
+            raise InputError(f"'{options.int8}' has int8 activations; leave out --int8 to convert {path.name} to int16")
+        shutil.copyfile(options.int8, output)
+
+
+def _built(integer: IntegerNetwork, board: str, work: Partial, options: DeployOptions) -> Build:
+    """The firmware, with its project and ELF in the output. A resumed run builds it again, in a folder where no process
+    that the interrupted one left writes: it has to come out the same."""
+    for left in work.folder.glob("build.*"):
+        shutil.rmtree(left, ignore_errors=True)
+    folder, elf = work.output / "firmware", work.output / "firmware.elf"
+    fresh = Path(tempfile.mkdtemp(prefix="build.", dir=work.folder)) / "firmware"
+    made = api.build(integer, board, fresh, options.weights, options.runtime)
+    if work.finished("build") and made.elf.read_bytes() != elf.read_bytes():
+        raise CodesignError(
+            "the firmware came out otherwise than before the interruption (another compiler?); start anew without "
+            "--resume"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    made.folder.rename(folder)
+    shutil.rmtree(made.folder.parent)
+    shutil.copyfile(folder / made.elf.relative_to(made.folder), elf)
+    work.record("build", ["firmware.elf"])
+    return replace(
+        made,
+        folder=folder,
+        elf=folder / made.elf.relative_to(made.folder),
+        bin=folder / made.bin.relative_to(made.folder),
+    )
+
+
+def _checked(options: DeployOptions) -> DeployOptions:
+    """With `region` 'domain' where that is what the others imply. InputError where they contradict each other."""
+    if options.cover and options.int8 is not None:
+        raise InputError("--cover makes the integer model: leave out --int8, or make it with codesign convert --cover")
+    if options.cover and options.around.regions is not None:
+        raise InputError("--cover certifies the whole domain: leave out --regions")
+    if options.any_length and options.runtime is not None:
+        raise InputError(
+            "TFLM's interpreter takes whole sequences, not streams: leave out --any-length or --runtime"
+        )
+    if options.cover:
+        options = replace(options, region="domain")
+    if options.any_length and options.region != "domain":
+        raise InputError(
+            "a certificate for any number of steps is for the whole domain; add --cover or --region domain"
+        )
+    return options
 
 
 def _check_regions(around: Neighbourhood) -> None:
@@ -131,27 +235,3 @@ def _check_regions(around: Neighbourhood) -> None:
             f"'{around.regions}' has {found} around samples; a deployment runs samples that are all on the quantisation"
             " grid or all not: give such regions, or use codesign certify"
         )
-
-
-@contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when all went well."""
-    if target.exists() and not target.is_dir():
-        raise InputError(f"'{target}' is a file; name a folder with --output")
-    if target.is_dir() and any(target.iterdir()) and not (target / "signoff.json").exists():
-        raise InputError(f"'{target}' holds something else than a deployment; name another folder with --output")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"'{target}' cannot be made ({error.strerror}); name another folder with --output") from None
-    folder.chmod(0o755)
-    try:
-        yield folder
-        replaced = folder.with_name(folder.name + ".old")
-        if target.exists():
-            target.rename(replaced)
-        folder.rename(target)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

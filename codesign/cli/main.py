@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from codesign import __version__
+from codesign.cli import firmware_commands as fw
 from codesign.cli import options as opt
 from codesign.cli.check_commands import check, obligations
 from codesign.cli.firmware_commands import bench, export, size
@@ -180,14 +181,20 @@ def compare(int8_model: Path, calibration: Path | None, inputs: int, seed: int, 
 @click.option("--port", help="Serial port of an attached board [default: found by USB id, else emulated].")
 @click.option("--emulate", is_flag=True, help="Emulate the board even if one is attached.")
 @click.option("--hil-samples", type=int, help="Samples sent to the board [default: those that are certified].")
-@opt.certification(200)
+@click.option("--cover", is_flag=True, help="Convert for, and certify, every input of --domain (docs/all-inputs.md).")
+@click.option("--any-length", is_flag=True, help="With --cover or --region domain: bounds for any number of steps.")
+@fw.weights
+@fw.runtime
+@opt.domain_checks
+@opt.certification(200, deployment=True)
 @opt.calibration
 @opt.as_json
 def deploy(
     model: Path, board: str, output: Path | None, int8: Path | None, activations: str, port: str | None, emulate: bool,
-    hil_samples: int | None, radius: str, samples: int, region: str, domain: tuple[float, float] | None,
-    epsilon: float | None, require_top1: float | None, prove: str, prover: str, evaluations: int, seed: int,
-    jobs: int | None, calibration: Path | None, as_json: bool, more: opt.More,
+    hil_samples: int | None, cover: bool, any_length: bool, drawn: int, stream_steps: int, radius: str, samples: int,
+    region: str, domain: tuple[float, float] | None, epsilon: float | None, require_top1: float | None, prove: str,
+    prover: str, evaluations: int, seed: int, jobs: int | None, calibration: Path | None, as_json: bool, more: opt.More,
+    resume: bool, weights: str, runtime: Any,
 ) -> None:  # fmt: skip
     """Convert, certify, build, run on the board (or its emulation), cross-check and sign off MODEL."""
     from codesign.cli.progress import Progress
@@ -195,17 +202,22 @@ def deploy(
     from codesign.deploy import DeployOptions, default_output
     from codesign.deploy import deploy as run
     from codesign.errors import InputError
+    from codesign.partial import partial_folder
 
     if hil_samples is not None and hil_samples < 1:
         raise InputError("--hil-samples has to be at least 1: a sign-off without a sample would say nothing")
     verification = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs, more)
     options = DeployOptions(
         radius, samples, region, domain, verification, hil_samples, int8, calibration, port, emulate or None,  # type: ignore[arg-type]
-        more.around(), activations,  # type: ignore[arg-type]
+        more.around(), activations, cover, any_length, drawn, stream_steps, resume, weights, runtime,  # type: ignore[arg-type]
     )  # fmt: skip
     folder = output or default_output(model)
-    with Progress(quiet=as_json) as progress:
-        result = run(model, board, folder, options, progress)
+    try:
+        with Progress(quiet=as_json) as progress:
+            result = run(model, board, folder, options, progress)
+    finally:
+        if partial_folder(folder).is_dir():
+            click.echo("codesign: what is finished is kept: the same command with --resume goes on", err=True)
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -215,7 +216,9 @@ def test_command_bench() -> None:
         ([], "name a core"),
         (["--core", "m4", "--board", "nucleo_f746"], "name a core"),
         (["--core", "m4", "--port", "/dev/null"], "--port belongs to a board"),
-        (["--board", "nucleo_f746", "--weights", "int16"], "leave out"),
+        (["--board", "nucleo_f746", "--level", "Os"], "leave out --level"),
+        (["--core", "m4", "--runtime", "tflm"], "needs TFLM's sources"),
+        (["--core", "m4", "--tflm-tree", "."], "belong to TFLM"),
     ],
 )
 def test_command_bench_refuses(arguments: list[str], words: str) -> None:
@@ -246,3 +249,71 @@ def test_command_bench_of_a_board() -> None:
     # The same count as without the board's application, but for the calls around it.
     alone = bench(load_model(FIXTURES / "tiny.tflite"), "m7", inputs=3, second_emulator=False)
     assert 0 < result["instructions"] - alone["instructions"] < 100
+
+
+def test_command_bench_of_a_board_with_wide_weights() -> None:
+    pytest.importorskip("platformio")
+    arguments = ("bench", FIXTURES / "tiny.tflite", "--board", "nucleo_f746", "--inputs", 3, "--json", "--weights")
+    (code, wide, _), (_, packed, _) = invoke(*arguments, "int16"), invoke(*arguments, "int8")
+    assert code == 0
+    wide, packed = json.loads(wide), json.loads(packed)
+    assert wide["bit_exact"]
+    assert (wide["weights"], wide["runtime"], wide["profile"]) == ("int16", "codesign", "tflm-double")
+    assert wide["flash_bytes"] > packed["flash_bytes"]
+    assert wide["instructions"] < packed["instructions"]
+
+
+def test_command_bench_of_a_board_behind_a_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The road of real hardware: flashed by openocd (a stand-in), then asked through the port that is named."""
+    pytest.importorskip("platformio")
+    pytest.importorskip("unicorn")
+    from codesign.hil.emulators import EmulatedBoard
+    from codesign.hil.target import emulator_spec
+    from codesign.toolchain import build
+
+    board = load_board("nucleo_f746")
+    firmware = build(load_model(FIXTURES / "tiny.tflite"), board, tmp_path / "firmware")
+    openocd = tmp_path / "bin" / "openocd"
+    openocd.parent.mkdir()
+    openocd.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/flashed\n')
+    openocd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{openocd.parent}{os.pathsep}{os.environ['PATH']}")
+    with EmulatedBoard(emulator_spec(board, firmware.elf)) as attached:
+        code, out, err = invoke(
+            "bench",
+            FIXTURES / "tiny.tflite",
+            "--board",
+            "nucleo_f746",
+            "--port",
+            attached.port,
+            "--inputs",
+            3,
+            "--json",
+        )
+    assert code == 0, err
+    result = json.loads(out)
+    assert not result["emulated"]
+    assert result["unit"] == "cycles"
+    assert result["bit_exact"]
+    alone = bench(load_model(FIXTURES / "tiny.tflite"), "m7", inputs=3, second_emulator=False)
+    assert 0 < result["cycles"] - alone["instructions"] < 100  # the stand-in's DWT counts instructions
+    assert "st_nucleo_f7.cfg" in (tmp_path / "flashed").read_text()
+
+
+def test_board_behind_a_port_with_another_firmware_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("platformio")
+    pytest.importorskip("unicorn")
+    from codesign.hil.emulators import EmulatedBoard
+    from codesign.hil.target import emulator_spec
+    from codesign.toolchain import build
+
+    board = load_board("nucleo_f746")
+    firmware = build(load_model(FIXTURES / "logits.tflite"), board, tmp_path / "firmware")
+    openocd = tmp_path / "openocd"
+    openocd.write_text("#!/bin/sh\nexit 0\n")
+    openocd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with EmulatedBoard(emulator_spec(board, firmware.elf)) as attached:
+        code, _, err = invoke("bench", FIXTURES / "tiny.tflite", "--board", "nucleo_f746", "--port", attached.port)
+    assert code == 1
+    assert "flashing it had no effect" in err

@@ -33,9 +33,9 @@ from codesign.network.model import Lstm
 from codesign.proof.slopes import Polygon, forget_polygon, gate_polygon
 from codesign.quantization.integer import IntLstm
 from codesign.verification import relaxation
-from codesign.verification.affine import UNIT, Array, Box, Matrix, Pool, gamma, product_box, up
+from codesign.verification.affine import UNIT, Array, Box, Matrix, gamma, product_box, up
 from codesign.verification.coefficients import table_error
-from codesign.verification.lstm import GATE_LIMIT, LstmPropagation
+from codesign.verification.lstm_noise import GATE_LIMIT, LstmNoise
 from codesign.verification.relaxation import Function, Recorder, RelaxationBatch
 from codesign.verification.trace import published
 
@@ -178,7 +178,7 @@ class LayerComparison:
     def __init__(
         self, layer: Lstm, op: IntLstm, variants: Sequence[IntLstm] = (), recorder: Recorder | None = None
     ) -> None:
-        model = LstmPropagation(layer, op, Pool(), None, variants)  # the rounding model of the joint zonotope
+        model = LstmNoise(layer, op, variants)  # the rounding model of the joint zonotope
         self.recorder = recorder  # takes the nonlinear facts of every step while it is there
         self.layer, self.op, self.units, self.floats = layer, op, layer.units, FloatLayer.of(layer)
         self.model, self.weights = model, model.weights

@@ -20,6 +20,7 @@ from codesign.network.model import Lstm
 from codesign.quantization.integer import IntLstm
 from codesign.verification import relaxation, rounding
 from codesign.verification.affine import UNIT, Array, Box, Form, Matrix, Pool, gamma, product_box, up
+from codesign.verification.lstm_noise import GATE_LIMIT, LstmNoise
 from codesign.verification.relaxation import Recorder
 from codesign.verification.unit_forms import (
     CELL,
@@ -43,7 +44,6 @@ from codesign.verification.unit_forms import (
     summed,
 )
 
-GATE_LIMIT = (-8.0, 8.0 - rounding.GATE_STEP)
 # The rows of a region take at most this many bytes; what they hold beyond is folded (`UnitRows.fold`).
 ROWS_BYTES = 1 << 27
 _RESET = 1.3  # a form wider than its box by this factor is replaced by the box
@@ -66,74 +66,6 @@ class Pair:
     def integer_box(self) -> Box:
         """Where the integer network's dequantized value lies."""
         return self.value_box + self.difference_box
-
-
-@dataclass(frozen=True, eq=False)
-class LayerWeights:
-    """The layer's matrices in real units: float, effective integer, their difference, and the rounding of a gate."""
-
-    W: Matrix
-    R: Matrix
-    b: Array
-    W_int: Matrix
-    R_int: Matrix
-    W_gap: Matrix
-    R_gap: Matrix
-    b_gap: Array
-    b_slack: Array
-    b_int: Array
-    rounding: Array  # (4H,): largest error of both requantizations, real units
-
-
-def _effective(op: IntLstm, units: int, variants: Sequence[IntLstm]) -> tuple[Matrix, Matrix, Array, Array, Array]:
-    """Effective real weights of the integer gates; profiles that differ in a multiplier widen the slack."""
-    W, W_slack, R, R_slack, b, b_slack, noise = [], [], [], [], [], [], []
-    for gate in range(4):
-        scale_w = op.input_multipliers[gate].real * rounding.GATE_STEP
-        scale_r = op.recurrent_multipliers[gate].real * rounding.GATE_STEP
-        spread_w = max(
-            (abs(v.input_multipliers[gate].real * rounding.GATE_STEP / scale_w - 1.0) for v in variants),
-            default=0.0,
-        )
-        spread_r = max(
-            (abs(v.recurrent_multipliers[gate].real * rounding.GATE_STEP / scale_r - 1.0) for v in variants),
-            default=0.0,
-        )
-        w = op.W[gate] * (scale_w / op.input.scale)
-        r = op.R[gate] * (scale_r / op.output.scale)
-        W.append(w)
-        R.append(r)
-        W_slack.append(np.abs(w) * (spread_w * 1.001 + 8 * UNIT))
-        R_slack.append(np.abs(r) * (spread_r * 1.001 + 8 * UNIT))
-        bias = op.b[gate] * scale_w
-        b.append(bias)
-        b_slack.append(np.abs(bias) * (spread_w * 1.001 + 8 * UNIT))
-        worst = max(
-            rounding.requantization_error(v.input_multipliers[gate])
-            + rounding.requantization_error(v.recurrent_multipliers[gate])
-            for v in (op, *variants)
-        )
-        noise.append(np.full(units, worst * rounding.GATE_STEP))
-    return (
-        Matrix(np.concatenate(W), up(np.concatenate(W_slack))),
-        Matrix(np.concatenate(R), up(np.concatenate(R_slack))),
-        np.concatenate(b),
-        up(np.concatenate(b_slack)),
-        np.concatenate(noise),
-    )
-
-
-def layer_weights(layer: Lstm, op: IntLstm, variants: Sequence[IntLstm] = ()) -> LayerWeights:
-    """Both networks' matrices of one layer in real units."""
-    units = layer.units
-    W = Matrix.exact(layer.W.reshape(4 * units, -1))
-    R = Matrix.exact(layer.R.reshape(4 * units, -1))
-    b = layer.b.reshape(-1).astype(np.float64)
-    W_int, R_int, b_int, b_slack, noise = _effective(op, units, variants)
-    return LayerWeights(
-        W, R, b, W_int, R_int, W_int.minus(W), R_int.minus(R),
-        b_int - b, up(b_slack + 2 * UNIT * np.abs(b_int - b)), b_int, noise,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +98,7 @@ def _stacked_box(boxes: Sequence[Box]) -> Box:
     return Box(np.stack([b.lo for b in boxes], axis=1), np.stack([b.hi for b in boxes], axis=1))
 
 
-class LstmPropagation:
+class LstmPropagation(LstmNoise):
     """Runs one layer over a sequence. `hidden` (B, T): the largest difference of a unit after each step."""
 
     def __init__(
@@ -177,28 +109,9 @@ class LstmPropagation:
         recorder: Recorder | None = None,
         variants: Sequence[IntLstm] = (),
     ) -> None:
-        self.layer, self.op, self.pool, self.recorder = layer, op, pool, recorder
-        self.units = layer.units
+        super().__init__(layer, op, variants)
+        self.pool, self.recorder = pool, recorder
         self.limit = ROWS_BYTES // (8 * ROWS * self.units)
-        self.weights = layer_weights(layer, op, variants)
-        cell_step = 2.0**op.cell_shift
-        self.cell_limit = (-32768 * cell_step, 32767 * cell_step)
-        if op.cell_clip_q:
-            clip = op.cell_clip_q * cell_step
-            self.cell_limit = (max(-clip, self.cell_limit[0]), min(clip, self.cell_limit[1]))
-        self.cell_rounding = cell_step * (
-            rounding.requantization_error(op.forget_multiplier)
-            + rounding.requantization_error(op.input_gate_multiplier)
-        )
-        hidden = [v.hidden_multiplier for v in (op, *variants)]
-        gain = max(abs(m.real * 2.0**30 * op.output.scale - 1.0) for m in hidden) + 8 * UNIT
-        self.hidden_rounding = (op.output.scale * max(rounding.requantization_error(m) for m in hidden) + gain) * (
-            1 + 16 * UNIT
-        )
-        self.hidden_limit = rounding.tensor_range(op.output)
-        self.sigmoid_error = rounding.table_error("sigmoid")
-        self.tanh_error = rounding.table_error("tanh", -12)
-        self.cell_tanh_error = rounding.table_error("tanh", op.cell_shift)
 
     def run(self, inputs: Sequence[Pair], last_only: bool = False) -> list[Pair]:
         """The hidden states after every step, or after the last one only."""
@@ -243,7 +156,7 @@ class LstmPropagation:
         z, z_box = rows.base(GATE, z_center.reshape(shape), z_error.reshape(shape), z_sums)
         dz, d_box = rows.base(D_GATE, d_center.reshape(shape), d_error.reshape(shape), d_sums + own_sums)
         z_box, d_box = (Box(b.lo.reshape(-1, 4 * H), b.hi.reshape(-1, 4 * H)) for b in (z_box, d_box))
-        noise = self._gate_noise(x, h, z_box, d_box)
+        noise = self.gate_noise(x.integer_box, h.integer_box, z_box + d_box)
         d_box = d_box + noise
         d_box = d_box.meet(GATE_LIMIT[0] - z_box.hi - UNIT * 64, GATE_LIMIT[1] - z_box.lo + UNIT * 64)
         facts = self._relaxed_gates(z_box, d_box, noise, place)
@@ -290,24 +203,6 @@ class LstmPropagation:
                 self.recorder.add(batch.part(f"{place} {name}", (everything, part)))
         return [np.concatenate([a[:, : 2 * H], b, a[:, 2 * H :]], axis=1) for a, b in zip(*parts, strict=True)]
 
-    def _gate_noise(self, x: Pair, h: _UnitPair, z: Box, dz: Box) -> Box:
-        """Requantization of both accumulators and every saturation on the way, as an interval per gate."""
-        w = self.weights
-        radius = np.broadcast_to(w.rounding, z.lo.shape)
-        noise = Box(-radius, radius)
-        # Each partial sum saturates alone (TFLM) or not at all (CMSIS-NN); the interval holds 0, so covers both.
-        limit = min(-GATE_LIMIT[0], GATE_LIMIT[1])
-        input_size = x.integer_box.mag @ w.W_int.magnitude.T + np.abs(w.b_int) + w.b_slack + w.rounding
-        hidden_size = h.integer_box.mag @ w.R_int.magnitude.T + w.rounding
-        for size in (input_size, hidden_size):
-            size = size * (1 + 1e-9)
-            if (size > limit).any():
-                noise = noise + rounding.saturation_error(Box(-size, size), *GATE_LIMIT)
-        total = z + dz + noise
-        if (total.mag > limit).any():
-            noise = noise + rounding.saturation_error(total, *GATE_LIMIT)
-        return noise
-
     def _cell(
         self, rows: UnitRows, gates: _UnitPair, c: _UnitPair, place: str
     ) -> tuple[_UnitPair, list[Array], list[Array]]:
@@ -328,12 +223,7 @@ class LstmPropagation:
             box = (box + float_clip).meet(-self.layer.cell_clip, self.layer.cell_clip)
         new, size = self._kept(new, own, box, NEW_CELL)
         parts = [product.integer_box.rows(k) for k in range(2)]
-        integer_box = (parts[0] + parts[1]).widen(self.cell_rounding)
-        clip = Box(np.zeros_like(box.lo), np.zeros_like(box.hi))
-        for part in parts:
-            clip = clip + rounding.saturation_error(part.widen(self.cell_rounding), *self.cell_limit)
-        clip = clip + rounding.saturation_error(integer_box + clip, *self.cell_limit)
-        noise = clip.widen(self.cell_rounding)
+        noise, reach = self.cell_noise(parts)
         if float_clip is not None:
             noise = noise + Box(-float_clip.hi, -float_clip.lo)
         lost = product.slack + 2 * UNIT * np.abs(noise.mid)
@@ -342,12 +232,8 @@ class LstmPropagation:
         slots = [*range(NEW_D_GATE, NEW_D_GATE + 3), NEW_D_CELL]
         shares = [np.abs(difference.weights[..., slot]) for slot in slots]
         difference = difference.merged(slots, NEW_D_CELL)
-        integer_box = integer_box + clip  # a saturated part can leave the interval of the exact sum
-        reach = Box(np.maximum(integer_box.lo, self.cell_limit[0]), np.minimum(integer_box.hi, self.cell_limit[1]))
-        reach = Box(np.minimum(reach.lo, self.cell_limit[1]), np.maximum(reach.hi, self.cell_limit[0]))
-        gap = reach + Box(-box.hi, -box.lo)
         difference, d_box, d_size, shares = self._met(
-            rows.box(difference, sums[:, 1]), difference, gap, NEW_D_CELL, shares
+            rows.box(difference, sums[:, 1]), difference, reach + Box(-box.hi, -box.lo), NEW_D_CELL, shares
         )
         return _UnitPair(new, difference, box, d_box), [size, d_size], shares
 
@@ -404,14 +290,12 @@ class LstmPropagation:
         own = rows.box(value, sums[:, 0])
         box = own.meet(product.value_box.lo[:, 0], product.value_box.hi[:, 0])
         value, size = self._kept(value, own, box, NEW_HIDDEN)
-        integer_box = product.integer_box.rows(0).widen(self.hidden_rounding)
-        noise = rounding.saturation_error(integer_box, *self.hidden_limit).widen(self.hidden_rounding)
+        noise, reach = self.hidden_noise(product.integer_box.rows(0))
         radius = up(product.difference_noise[:, 0] + product.slack)
         difference = combined([(1.0, moved)], noise.mid).with_symbol(NEW_D_HIDDEN, radius)
         slots = [NEW_D_GATE + 3, NEW_D_TANH, NEW_D_HIDDEN]
         shares = [*(np.abs(difference.weights[..., slot]) for slot in slots), noise.rad]
         difference = difference.with_symbol(NEW_D_HIDDEN, noise.rad).merged(slots, NEW_D_HIDDEN)
-        reach = Box(np.clip(integer_box.lo, *self.hidden_limit), np.clip(integer_box.hi, *self.hidden_limit))
         gap = reach + Box(-box.hi, -box.lo)
         difference, d_box, d_size, shares = self._met(
             rows.box(difference, sums[:, 1]), difference, gap, NEW_D_HIDDEN, shares

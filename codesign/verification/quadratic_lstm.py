@@ -19,8 +19,7 @@ import numpy as np
 
 from codesign.verification import curved, relaxation
 from codesign.verification.affine import UNIT, Array, Box, product_box, up
-from codesign.verification.lstm import GATE_LIMIT
-from codesign.verification.lstm_noise import LstmNoise
+from codesign.verification.lstm_noise import GATE_LIMIT, LstmNoise
 from codesign.verification.quadratic_forms import Product, QuadraticForm, Symbols, combine, linear_map, reset_wide
 from codesign.verification.relaxation import Function, Recorder
 
@@ -131,7 +130,7 @@ class QuadraticLstm:
             w.b_gap,
             w.b_slack,
         )
-        noise = self.base.gates(x.integer_box, h.integer_box, z.box + dz.box)
+        noise = self.base.gate_noise(x.integer_box, h.integer_box, z.box + dz.box)
         noise = Box(*np.broadcast_arrays(noise.lo, noise.hi))
         limit = (GATE_LIMIT[0] - z.box.hi - UNIT * 64, GATE_LIMIT[1] - z.box.lo + UNIT * 64)
         whole = QuadraticPair(z, dz, z.box, (dz.box + noise).meet(*limit))
@@ -181,7 +180,7 @@ class QuadraticLstm:
         exact = product_box(f.value_box, c.value_box) + product_box(i.value_box, g.value_box)
         box = new.box.meet(exact.lo, exact.hi)
         new = reset_wide(new, box, self.symbols, slack=True)
-        noise, reach = base.cell([product_box(x.integer_box, y.integer_box) for x, y in ((f, c), (i, g))])
+        noise, reach = base.cell_noise([product_box(x.integer_box, y.integer_box) for x, y in ((f, c), (i, g))])
         difference = change.close(noise, self.symbols, "second-order differences: cell")
         gap = reach + Box(-box.hi, -box.lo)
         d_box = difference.box.meet(gap.lo, gap.hi)
@@ -196,7 +195,7 @@ class QuadraticLstm:
         exact = product_box(o.value_box, t.value_box)
         box = hidden.box.meet(exact.lo, exact.hi)
         hidden = reset_wide(hidden, box, self.symbols, slack=True)
-        noise, reach = base.hidden(product_box(o.integer_box, t.integer_box))
+        noise, reach = base.hidden_noise(product_box(o.integer_box, t.integer_box))
         difference = change.close(noise, self.symbols, "second-order differences: hidden state")
         gap = reach + Box(-box.hi, -box.lo)
         d_box = difference.box.meet(gap.lo, gap.hi)

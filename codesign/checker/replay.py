@@ -136,7 +136,8 @@ def replay(
         if isinstance(layer, Lstm):
             kind = SecondOrderReplay if before is not None else LstmReplay if domain is None else DomainReplay
             lstm = kind(layer, ops.take(IntLstm, layer.name), facts, symbols)
-            lstm.contraction = next(rates, {}) if any_length else None
+            lstm.contraction = next(rates, None) if any_length else None
+            demand(not any_length or lstm.contraction is not None, f"all_inputs/contraction: none of '{layer.name}'")
             rows = lstm.run(rows)
             hidden.append(np.stack([row.difference_box.mag.max(1) for row in rows], axis=1))
             if not layer.return_sequences:

@@ -1,8 +1,6 @@
-import copy
 import hashlib
 import io
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +45,7 @@ class Forgery:
         np.savez_compressed(buffer, **self.arrays)
         return buffer.getvalue()
 
-    def check(self, sealed=True, proof=None, prover=None):
+    def check(self, sealed=True, proof=None, prover=None, data=None):
         from codesign.checker import check
 
         proof = self.packed() if proof is None else proof
@@ -56,7 +54,7 @@ class Forgery:
         path = self.folder / "certificate.json"
         path.write_text(json.dumps(self.document))
         (self.folder / "certificate.proof.npz").write_bytes(proof)
-        return check(path, self.float_path, self.int8_path, prover)
+        return check(path, self.float_path, self.int8_path, prover, data=data)
 
 
 @pytest.fixture(scope="session")
@@ -86,16 +84,25 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def forge(made, tmp_path):
-    """A fresh copy to tamper with."""
+def take_apart(tmp_path):
+    """A fresh copy of a certificate to tamper with."""
 
-    def load(name="tiny", **options):
-        folder, float_path, int8_path = made(name, **options)
+    def load(folder, float_path, int8_path):
         target = tmp_path / "forged"
-        shutil.copytree(folder, target, dirs_exist_ok=True)
+        target.mkdir()
         document = json.loads((folder / "certificate.json").read_text())
         with np.load(folder / "certificate.proof.npz") as archive:
             arrays = {key: archive[key].copy() for key in archive.files}
-        return Forgery(target, copy.deepcopy(document), arrays, float_path, int8_path)
+        return Forgery(target, document, arrays, float_path, int8_path)
+
+    return load
+
+
+@pytest.fixture
+def forge(made, take_apart):
+    """A fresh copy of a fixture's certificate."""
+
+    def load(name="tiny", **options):
+        return take_apart(*made(name, **options))
 
     return load

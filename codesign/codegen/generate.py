@@ -48,6 +48,8 @@ def generate(network: IntegerNetwork, folder: str | Path, weights: Weights = "in
     exactly in 32-bit integers (int16 activations: 64-bit) or the folder cannot be written.
     """
     plan = make_plan(network, weights)
+    if not network.profile.startswith("tflm-"):
+        raise InputError(f"the generated C computes as TFLM's reference kernels, not as '{network.profile}'")
     names = KERNELS if plan.value_bytes == 1 else INT16_KERNELS
     kernels = resource_dir("firmware") / "kernels"
     texts = {

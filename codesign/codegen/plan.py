@@ -182,8 +182,6 @@ def make_plan(network: IntegerNetwork, weights: Weights = "int8") -> Plan:
     """
     if weights not in ("int8", "int16"):
         raise InputError(f"weights can be packed as int8 or int16, not {weights!r}")
-    if not network.profile.startswith("tflm-"):
-        raise InputError(f"the generated C computes as TFLM's reference kernels, not as '{network.profile}'")
     _check_chain(network)
     builder = _Builder(weights)
     ops = network.ops

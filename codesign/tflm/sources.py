@@ -90,10 +90,9 @@ def model_sources(network: IntegerNetwork, runtime: TflmRuntime, kinds: tuple[st
     """codesign_model.h (the API), its conversions, the .tflite as an array, and the glue's configuration."""
     from codesign.codegen.emit import byte_array, emit_float_source, emit_header
     from codesign.codegen.plan import make_plan
-    from codesign.quantization import with_profile
 
     plan = replace(
-        make_plan(with_profile(network, "tflm-double")),
+        make_plan(network),
         stream=None,
         stream_obstacle="TensorFlow Lite Micro's interpreter",
     )

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from codegen_support import FIXTURES, WARNINGS
@@ -83,6 +84,101 @@ def test_platformio_and_zephyr_files(tmp_path: Path, find_network: Find) -> None
         text = (folder / listing).read_text()
         assert all(name in text for name in sources)
     assert "kconfig: zephyr/Kconfig" in (folder / "zephyr" / "module.yml").read_text()
+
+
+@pytest.mark.parametrize("reference", ["file", "symlink"])
+def test_platformio_builds_it_as_a_dependency(reference: str, tmp_path: Path, find_network: Find) -> None:
+    """The HIL application without its model, which comes by lib_deps: built offline, then run on an emulated board."""
+    if shutil.which("arm-none-eabi-gcc") is None or shutil.which("qemu-system-arm") is None:
+        pytest.skip("arm-none-eabi-gcc or qemu-system-arm is not installed")
+    pytest.importorskip("platformio")
+    from codesign.hil import open_target
+    from codesign.semantics import simulate
+    from codesign.toolchain import build_project, generate_project, load_board
+
+    network = find_network("stacked")
+    export_library(network, tmp_path / "lib")
+    generate(network, tmp_path / "sources")
+    project = generate_project(tmp_path / "sources", load_board("mps2_an386"), tmp_path / "project")
+    shutil.rmtree(project.folder / "src" / "model")
+    settings = project.folder / "platformio.ini"
+    text = settings.read_text().replace("lib_ldf_mode = off", f"lib_deps = {reference}://{tmp_path / 'lib'}")
+    settings.write_text(text.replace(" -Isrc/model", ""))
+    built = build_project(project, network.sha256)
+    assert "Dependency Graph" in built.log
+    assert "codesign_model" in built.log
+    rng = np.random.default_rng(4)
+    q = rng.integers(-128, 128, (3, *network.input.shape)).astype(np.int8)
+    with open_target(built, emulate=True) as target:
+        for sample, output in zip(q, simulate(network, q), strict=True):
+            assert target.device.infer(sample).output.tolist() == output.reshape(-1).tolist()
+
+
+# What Zephyr's build system gives a module, on plain CMake: zephyr_library_named() and the functions that add to that
+# library (cmake/modules/extensions.cmake of Zephyr).
+_ZEPHYR = """cmake_minimum_required(VERSION 3.20)
+project(application C)
+set(CONFIG_CODESIGN_MODEL {enabled})
+add_library(zephyr_interface INTERFACE)
+function(zephyr_include_directories)
+    foreach(folder ${{ARGN}})
+        get_filename_component(absolute ${{folder}} ABSOLUTE)
+        target_include_directories(zephyr_interface INTERFACE ${{absolute}})
+    endforeach()
+endfunction()
+macro(zephyr_library_named name)
+    set(ZEPHYR_CURRENT_LIBRARY ${{name}})
+    add_library(${{name}} STATIC "")
+    target_link_libraries(${{name}} PUBLIC zephyr_interface)
+endmacro()
+function(zephyr_library_sources)
+    target_sources(${{ZEPHYR_CURRENT_LIBRARY}} PRIVATE ${{ARGN}})
+endfunction()
+function(zephyr_library_include_directories)
+    target_include_directories(${{ZEPHYR_CURRENT_LIBRARY}} PRIVATE ${{ARGN}})
+endfunction()
+function(zephyr_library_compile_options)
+    target_compile_options(${{ZEPHYR_CURRENT_LIBRARY}} PRIVATE ${{ARGN}})
+endfunction()
+add_subdirectory({module} module)
+if(TARGET codesign_model)
+    add_executable(application {library}/examples/basic/main.c)
+    target_link_libraries(application PRIVATE codesign_model zephyr_interface)
+endif()
+"""
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_zephyr_module_builds(enabled: bool, tmp_path: Path, find_network: Find) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed (apt install cmake)")
+    folder = tmp_path / "lib"
+    export_library(find_network("stacked"), folder)
+    module = dict(
+        line.strip().split(": ") for line in (folder / "zephyr" / "module.yml").read_text().splitlines() if ": " in line
+    )
+    # Zephyr's schema of module.yml (scripts/zephyr_module.py): cmake names a folder, kconfig a file, from the root.
+    assert set(module) == {"name", "cmake", "kconfig"}
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", module["name"])
+    assert (folder / module["cmake"] / "CMakeLists.txt").is_file()
+    option = re.match(r"config (\w+)\n\tbool ", (folder / module["kconfig"]).read_text())
+    assert option is not None
+    assert f"if(CONFIG_{option[1]})" in (folder / module["cmake"] / "CMakeLists.txt").read_text()
+    state = "y" if enabled else "n"
+    text = _ZEPHYR.format(enabled=state, module=folder / module["cmake"], library=folder)
+    (tmp_path / "CMakeLists.txt").write_text(text)
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "build")
+    run("cmake", "--build", tmp_path / "build")
+    assert (tmp_path / "build" / "application").is_file() == enabled
+    if enabled:
+        assert "as expected" in run(tmp_path / "build" / "application")
+
+
+def test_zephyr_module_is_valid_yaml(tmp_path: Path, find_network: Find) -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    export_library(find_network("tiny"), tmp_path / "lib")
+    told = yaml.safe_load((tmp_path / "lib" / "zephyr" / "module.yml").read_text())
+    assert told == {"name": "codesign_model", "build": {"cmake": "zephyr", "kconfig": "zephyr/Kconfig"}}
 
 
 def test_only_own_folders_are_replaced(tmp_path: Path, find_network: Find) -> None:

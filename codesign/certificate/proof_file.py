@@ -11,6 +11,7 @@ from codesign.proof.proof_file import FORMAT, ProofFile, digest, pack, proof_pat
 from codesign.verification import Certification
 from codesign.verification.align import align
 from codesign.verification.propagate import propagate
+from codesign.verification.quadratic_network import sharpened
 from codesign.verification.relaxation import Recorder
 from codesign.verification.trace import Trace, traces
 
@@ -42,10 +43,13 @@ def proof_content(certification: Certification) -> bytes:
 
 def _some_choices(certification: Certification) -> Trace:
     """Of a run that no region was reached in."""
-    integer, recorder = certification.integer_network, Recorder()
+    integer, regions, recorder = certification.integer_network, [certification.regions[0].region], Recorder()
     stages = align(certification.float_network, integer)
-    found = propagate(stages, integer, [certification.regions[0].region], recorder)
-    return traces(recorder.batches, found.resets, 1)[0]
+    found = propagate(stages, integer, regions, recorder)
+    choices = traces(recorder.batches, found.resets, 1)[0]
+    if certification.options.method == "quadratic":
+        return choices.then(sharpened(found, stages, integer, regions)[2][0])
+    return choices
 
 
 def seal(document: dict[str, Any], proof: bytes | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import train_digits
 import train_motion
 import train_vowels
 from datasets import FloatArray, IntArray
-from saving import save_calibration
+from saving import balanced, save_calibration
 
 Part = tuple[FloatArray, IntArray]
 
@@ -55,12 +55,23 @@ RECIPES = {
     "stream": Recipe(
         "digits", (32,), 10, 0.0, 1.0, "int16", any_length=True, strength=0.05, epochs=90, options={"early": 2.0}
     ),
-    "digits28": Recipe("digits28", (32,), 10, 0.0, 1.0, "int16", strength=0.06, epochs=60, options={"early": 3.0}),
+    "digits28": Recipe(
+        "digits28", (32,), 10, 0.0, 1.0, "int16", strength=0.07, epochs=80, options={"early": 4.0, "memory": 28.0}
+    ),
     "motion": Recipe(
         "motion", (12,), 4, 0.0, 1.0, "int8", strength=0.05, epochs=60, softmax=True, options={"early": 2.0}
     ),
     "vowels": Recipe(
-        "vowels", (16, 16), 9, -1.0, 1.0, "int8", strength=0.05, epochs=200, softmax=True, options={"early": 2.0}
+        "vowels",
+        (16, 16),
+        9,
+        -1.0,
+        1.0,
+        "int8",
+        strength=0.01,
+        epochs=800,
+        softmax=True,
+        options={"early": 4.0, "worst_case": 1.0},
     ),
 }
 
@@ -70,7 +81,7 @@ def load(task: str) -> tuple[Part, Part, IntArray]:
     module = {"digits": train_digits, "digits28": train_digits, "motion": train_motion, "vowels": train_vowels}[task]
     (x, y), (x_test, y_test) = module.load()
     if task == "digits28":
-        x, x_test = stretch(x), stretch(x_test)
+        return (stretch(x), y), (stretch(x_test), y_test), balanced(y_test, 8)
     return (x, y), (x_test, y_test), module.calibration(y_test)
 
 
@@ -153,7 +164,7 @@ def main() -> None:
                 activations, "any length" if steps is None else f"T = {steps}", measure(network, bound, x_test, y_test)
             )
     temporary = folder / f".{name}.h5"
-    model.save(str(temporary))
+    model.save(str(temporary), include_optimizer=False)
     os.replace(temporary, folder / f"{name}.h5")
     save_calibration(x_test[chosen], y_test[chosen], folder / f"{name}.calib.npz")
 

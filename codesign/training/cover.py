@@ -2,11 +2,13 @@
 
 The converter takes ranges from calibration samples. Here every activation's range is joined with what the float network
 can reach over the domain (`codesign.training.ranges`), scales and zero points are set anew, and so are the biases that
-depend on them; weights stay. The numbers are replaced where they lie in the file: its structure does not change.
+depend on them; a cell clip below the cell's new range goes; weights stay. The numbers are replaced where they lie in
+the file: its structure does not change.
 """
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,7 @@ class _Patcher:
                     self._dense(layer, reach, inputs, output)
                 elif kind != "FULLY_CONNECTED" and isinstance(layer, Lstm):
                     self._lstm(layer, reach, inputs, output)
+                    self._unclip(operator, inputs[19])
                 else:
                     raise self._mismatch()
             elif kind in ("STRIDED_SLICE", "RESHAPE"):
@@ -103,6 +106,18 @@ class _Patcher:
         self.set(output, *self.quantization(inputs[18]))
         scale = max(self.quantization(inputs[19])[0], 2.0**reach.cell_shift)
         self.set(inputs[19], scale, 0)
+
+    def _unclip(self, operator: Any, cell: int) -> None:
+        """No cell clip, where it is below the cell's range: the converter's 10 is none of a Keras model's."""
+        import tflite
+        from flatbuffers.number_types import UOffsetTFlags
+
+        table = operator.BuiltinOptions()
+        options = tflite.UnidirectionalSequenceLSTMOptions()
+        options.Init(table.Bytes, table.Pos)
+        if 0 < options.CellClip() < 32767 * self.quantization(cell)[0]:
+            place = table.Pos + UOffsetTFlags.py_type(table.Offset(6))
+            struct.pack_into("<f", self.buffer, place, 0.0)
 
     def _dense(self, layer: Dense, reach: Ranges, inputs: npt.NDArray[np.int32], output: int) -> None:
         if len(inputs) > 2 and inputs[2] >= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,18 @@ def test_cells_do_not_saturate_where_they_did():
     rng = np.random.default_rng(1)
     x = np.where(rng.random((500, *new.input.shape)) < 0.5, *DOMAIN).astype(np.float32)
     assert max(np.abs(c.astype(int)).max() for c in simulate_trace(new, quantize_input(new, x)).cells) < 32767
+
+
+@pytest.mark.parametrize(("clip", "kept"), [(0.5, False), (1e4, True)])
+def test_a_cell_clip_inside_the_range_goes(clip, kept):
+    """The converter's clip of 10 would bind where cells reach farther: it is none of the Keras model's."""
+    network, domain, content, _, new = covered("tiny")
+    at = content.index(struct.pack("<f", 10.0))  # the only 10.0 in the file
+    assert content.count(struct.pack("<f", 10.0)) == 1
+    given = content[:at] + struct.pack("<f", clip) + content[at + 4 :]
+    found = parse_integer_network(cover_domain(given, network, domain, network.input_shape[0]), "tiny")
+    assert found.ops[0].cell_shift == new.ops[0].cell_shift
+    assert found.ops[0].cell_clip_q == (32767 if kept else 0)
 
 
 def test_files_of_other_networks_are_refused():

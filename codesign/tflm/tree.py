@@ -26,7 +26,7 @@ _GENERATE = "create_tflm_tree.py of TFLM makes a complete one"
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"\n]+)[>"]', re.MULTILINE)
 _ARM_NAME = re.compile(r"\barm_\w+")
 # Besides the kernels of the model's operators: what they share.
-_SHARED_KERNELS = ("kernel_util", "lstm_eval", "lstm_eval_common", "micro_tensor_utils", "activation_utils")
+_SHARED_KERNELS = ("kernel_util", "lstm_eval", "lstm_eval_common", "fully_connected_common", "micro_tensor_utils")
 # The application has its own; or they are for hosts and tests; or (array) not for static memory.
 _NOT_TAKEN = ("array", "debug_log", "micro_time", "system_setup", "test_helpers", "recording_micro_allocator")
 _MAX_FILE = 16 << 20

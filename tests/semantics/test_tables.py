@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from semantics_support import FIXTURES
 
 from codesign.errors import InputError
 from codesign.quantization import Multiplier, read_integer_network
-from codesign.quantization.integer import IntActivation, QuantizedTensor
+from codesign.quantization.integer import IntActivation, Profile, QuantizedTensor
 from codesign.quantization.multipliers import quantize_multiplier
 from codesign.semantics import (
     activation_table,
@@ -145,5 +146,5 @@ def test_quantize_input_refuses_other_shapes_and_types(x):
 
 def test_variants_name_every_profile():
     data = variants()
-    assert {v.profile for v in data if v.profile} == {"tflm-double", "tflm-float"}
-    assert len({v.name for v in data}) == len(data) == 4
+    assert {v.profile for v in data if v.profile} == set(get_args(Profile))
+    assert len({v.name for v in data}) == len(data) == 5

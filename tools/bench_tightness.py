@@ -28,7 +28,7 @@ from codesign.verification.propagate import propagate, top1_proved
 from codesign.verification.quadratic_network import require_quadratic, sharpened
 
 
-def measure(base: str, activations: str, radius: float, samples: int, method: str) -> None:
+def measure(base: str, activations: str, radius: float, samples: int, method: str, evaluations: int) -> None:
     network = load_network(f"{base}.h5")
     suffix = ".int16" if activations == "int16" else ""
     integer = read_integer_network(f"{base}{suffix}.tflite")
@@ -46,7 +46,7 @@ def measure(base: str, activations: str, radius: float, samples: int, method: st
         seconds += time.process_time() - started
         bound = max(-enclosure.logit_difference.lo.min(), enclosure.logit_difference.hi.max())
         lower = abstract_lower(stages, integer, region, np.random.default_rng(k), iterations=24)
-        found = search(network, integer, region, np.random.default_rng(k), 3000)
+        found = search(network, integer, region, np.random.default_rng(k), evaluations)
         rows.append((bound, np.nan if lower is None else lower.max(), found.error))
         proved.append(bool(top1_proved(enclosure)[0][0]))
     bound, lower, observed = np.array(rows).T
@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("queries", nargs="+")
     parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--evaluations", type=int, default=3000, help="exact evaluations of the search, a sample")
     parser.add_argument("--method", choices=["zonotope", "quadratic"], default="zonotope")
     arguments = parser.parse_args()
     columns = "model,activations,radius,bound,abstract lower,observed,bound/abstract,bound/observed,top-1,CPU s"
@@ -71,7 +72,7 @@ def main() -> None:
         for query in arguments.queries:
             base, activations, radii = query.split(":")
             for radius in radii.split(","):
-                measure(base, activations, float(radius), arguments.samples, arguments.method)
+                measure(base, activations, float(radius), arguments.samples, arguments.method, arguments.evaluations)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,15 @@ def test_what_it_does_not_apply_to_is_said(name: str, word: str, monkeypatch: py
     assert refusal(align(network, integer), 4, 4, 4) is None or name == "acts" or word == "GiB"
 
 
+def test_the_whole_domain_is_refused() -> None:
+    from codesign import api
+
+    network, integer = _models("tiny", "int8")
+    data = load_calibration(FIXTURES / "tiny.calib.npz", network.input_shape)
+    with pytest.raises(InputError, match="leave out --method"):
+        api.certify(network, integer, data, region="domain", options=Options(method="quadratic"))
+
+
 def _point(form: QuadraticForm, symbols: np.ndarray, slack: np.ndarray) -> np.ndarray:
     """The form's value at symbols (K,) and s (S,), without its error term."""
     x = symbols[: form.inputs]

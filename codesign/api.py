@@ -129,7 +129,9 @@ def certify(
     if any_length and region != "domain":
         raise InputError("a certificate for any number of steps is for the whole domain; add --region domain")
     if region == "domain" and options is not None and options.method == "quadratic":
-        raise InputError("the method 'quadratic' is for regions around samples; leave out --method for the whole domain")
+        raise InputError(
+            "the method 'quadratic' is for regions around samples; leave out --method for the whole domain"
+        )
     bounds = input_domain(data.x, domain)
     chosen = select(
         float_network, integer_network.input, data, region, radius, samples, bounds, around or Neighbourhood()

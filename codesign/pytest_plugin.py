@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from codesign.hil import DeviceTrace, Identity, Inference, Metrics, Target
     from codesign.quantization.integer import ActivationArray, IntegerNetwork
-    from codesign.toolchain import Build, Firmware
+    from codesign.toolchain import Board, Build, Firmware
 
 EMULATED = "emulated"
 _INI = (
@@ -149,20 +149,21 @@ def device(
         pytest.skip(reason)
     from codesign.errors import InputError, MissingToolError
     from codesign.hil import choose_port, open_target
+    from codesign.toolchain import load_board
 
     try:
-        firmware, network = _firmware(config, tmp_path_factory)
-        port = config.getoption("--port")
+        board, port = load_board(_board_name(config)), config.getoption("--port")
         if port is not None:
-            port = choose_port(firmware.board, port, required=True)
+            port = choose_port(board, port, required=True)
+        elif board.emulator is None:
+            pytest.skip(f"{board.name} has no emulator: attach one and add --port auto")
+        firmware, network = _firmware(config, board, tmp_path_factory)
     except MissingToolError as error:
         pytest.skip(str(error))
     except InputError as error:
         if config.getoption("--port") is not None and "attached" in str(error):
             pytest.skip(str(error))
         raise pytest.UsageError(str(error)) from error
-    if port is None and firmware.board.emulator is None:
-        pytest.skip(f"{firmware.board.name} has no emulator: attach one and add --port auto")
     flash = not config.getoption("--no-flash")
     with open_target(firmware, port=port, emulate=port is None or None, flash=flash) as target:
         for name, value in (
@@ -209,12 +210,11 @@ def _missing(config: pytest.Config) -> str | None:
 
 
 def _firmware(
-    config: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+    config: pytest.Config, board: Board, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Build | Firmware, IntegerNetwork]:
     from codesign.quantization import read_integer_network
-    from codesign.toolchain import build, load_board, read_firmware
+    from codesign.toolchain import build, read_firmware
 
-    board = load_board(_board_name(config))
     deployment = _path(config, "--deployment", "codesign_deployment")
     if deployment is not None and not config.getoption("--int8"):
         network = read_integer_network(deployment / "model.tflite")

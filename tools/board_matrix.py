@@ -1,12 +1,14 @@
 """Build every sample model for every board and run it on the board's emulator, bit for bit.
 
 Usage: python tools/board_matrix.py [--convert] [BOARD ...]
---convert makes tests/hil/sample_models/*.tflite afresh from models/*.h5 (needs TensorFlow).
+--convert makes tests/hil/sample_models/*.tflite afresh from models/NAME.h5 (needs TensorFlow).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +22,9 @@ from codesign.semantics import simulate
 from codesign.toolchain import build, list_boards, load_board
 
 ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "models"
 INT8 = ROOT / "tests" / "hil" / "sample_models"
+NAMES = ("digits", "motion", "vowels")
 SAMPLES = 10
 
 
@@ -55,8 +59,11 @@ def main() -> int:
     parser.add_argument("--convert", action="store_true")
     arguments = parser.parse_args()
     if arguments.convert:
-        for model in sorted((ROOT / "models").glob("*.h5")):
-            convert(model, INT8 / f"{model.stem}.tflite")
+        for name in NAMES:
+            convert(MODELS / f"{name}.h5", INT8 / f"{name}.tflite")
+        files = sorted(f"{name}.{kind}" for name in NAMES for kind in ("h5", "calib.npz"))
+        made_from = {file: hashlib.sha256((MODELS / file).read_bytes()).hexdigest() for file in files}
+        (INT8 / "made_from.json").write_text(json.dumps(made_from, indent=1) + "\n")
     failed = 0
     for board in arguments.boards or list_boards():
         for model in sorted(INT8.glob("*.tflite")):

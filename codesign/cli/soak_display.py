@@ -25,7 +25,7 @@ class SoakDisplay:
         self._quiet = quiet
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=4) if self._console.is_terminal else None
-        self._last_line = time.monotonic()
+        self._next_line = time.monotonic() + 1.0  # then every LINE_SECONDS
 
     def __enter__(self) -> SoakDisplay:
         if self._live and not self._quiet:
@@ -43,8 +43,8 @@ class SoakDisplay:
             return
         if self._live:
             self._live.update(self._table(status))
-        elif time.monotonic() - self._last_line >= LINE_SECONDS:
-            self._last_line = time.monotonic()
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_SECONDS
             self._console.print(
                 f"{status.seconds:.0f} s: {status.inferences} inferences, {status.errors} errors, worst error "
                 f"{100 * status.worst_ratio:.1f} % of its bound",

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
-from hil_support import Model, load_model, need_toolchain
+from hil_support import Model, built_once, load_model, need_toolchain
 
 if TYPE_CHECKING:
     from codesign.toolchain import Build
@@ -17,16 +19,13 @@ def tiny() -> Model:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Build]:
-    """Builds the firmware of a fixture for a board, once a session."""
+    """Builds the firmware of a fixture or sample model for a board, once a run, however many processes test."""
     need_toolchain()
-    from codesign.toolchain import build, load_board
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "firmware"
 
-    done: dict[tuple[str, str], Build] = {}
-
+    @cache
     def make(name: str, board: str) -> Build:
-        if (name, board) not in done:
-            folder = tmp_path_factory.mktemp(f"{name}-{board}")
-            done[name, board] = build(load_model(name).integer, load_board(board), folder)
-        return done[name, board]
+        return built_once(name, board, shared, tmp_path_factory.mktemp(f"{name}-{board}"))
 
     return make

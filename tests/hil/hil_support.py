@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
+import pickle
 import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,7 +20,11 @@ from codesign.network import FloatNetwork, load_network
 from codesign.quantization import read_integer_network
 from codesign.quantization.integer import IntegerNetwork
 
+if TYPE_CHECKING:
+    from codesign.toolchain import Build
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+SAMPLE_MODELS = Path(__file__).parent / "sample_models"
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,32 @@ def load_model(name: str) -> Model:
         load_network(FIXTURES / f"{name.removesuffix('.int16')}.h5"),
         np.load(FIXTURES / f"{name.removesuffix('.int16')}.calib.npz")["x"].astype(np.float32),
     )
+
+
+@cache
+def integer_network(name: str) -> IntegerNetwork:
+    """A fixture, or one of the sample models."""
+    sample = SAMPLE_MODELS / f"{name}.tflite"
+    return read_integer_network(sample if sample.exists() else FIXTURES / f"{name}.tflite")
+
+
+def built_once(name: str, board: str, shared: Path, own: Path) -> Build:
+    """The firmware of `integer_network(name)`: built once below `shared`, by whichever of the tests' processes needs it
+    first; its ELF is copied to the folder `own`, so that emulators can be told apart."""
+    from codesign.toolchain import build, load_board
+
+    folder = shared / f"{name}-{board}"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = folder / "build.pickle"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            made = build(integer_network(name), load_board(board), folder / "firmware")
+            done.write_bytes(pickle.dumps(made))
+        made = pickle.loads(done.read_bytes())
+    elf = own / "program.elf"
+    shutil.copyfile(made.elf, elf)
+    return dataclasses.replace(made, elf=elf)
 
 
 def need_emulator(kind: str) -> None:

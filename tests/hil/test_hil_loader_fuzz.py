@@ -201,7 +201,9 @@ def test_archives_with_members_that_are_no_arrays(member: bytes, tmp_path: Path)
         load_calibration(path, (4, 3))
 
 
-PROOF = pack(ProofFile({"steps": []}, *np.zeros((2, 2, 4, 3)), np.zeros((2, 5)), np.zeros((2, 3), bool)))
+PROOF = pack(
+    ProofFile({"steps": []}, *np.zeros((2, 2, 4, 3)), np.zeros((2, 5)), np.zeros((2, 3), bool), np.zeros((2, 0)))
+)
 
 
 @given(mutated_bytes(PROOF), st.sampled_from(["", "header.npy", "lo.npy", "slopes.npy"]), st.binary(max_size=200))

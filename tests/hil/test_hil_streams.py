@@ -158,7 +158,7 @@ def test_a_stream_is_taken_from_the_journal(tiny: Model, tmp_path: Path) -> None
         whole = run(fake, tiny, [stream], journal=journal)
     with FakeDevice(tiny.integer) as fake:
         again = run(fake, tiny, [stream], journal=journal, resume=True)
-        assert 6 not in fake.requests
+        assert fake.requests.count(6) == 1  # not for its answer: for the stack it takes
     assert again["streams"] == whole["streams"]
     with FakeDevice(tiny.integer) as fake, pytest.raises(InputError, match="streams sha256 differs"):
         run(fake, tiny, [Stream(inputs(tiny) + 1)], journal=journal, resume=True)

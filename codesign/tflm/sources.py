@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codesign.errors import InputError
-from codesign.quantization.integer import IntegerNetwork
+from codesign.quantization.integer import IntDense, IntegerNetwork
 from codesign.resources import resource_dir
 from codesign.tflm.runtime import TflmRuntime
 
@@ -31,6 +32,8 @@ DEFINES = (
     "NDEBUG",
     "KERNELS_OPTIMIZED_FOR_SPEED",
 )
+# In CMSIS-NN's FULLY_CONNECTED, white space left out: what it takes of weights with a scale a channel.
+_INT8_ONLY = re.compile(r"is_per_channel&&input->type==kTfLiteInt8")
 CMSIS_DEFINES = ("CMSIS_NN", "ARM_NN_ENABLE_F16=0", "ARM_NN_ENABLE_F32=0")
 
 
@@ -60,6 +63,14 @@ def operators_of(network: IntegerNetwork) -> tuple[str, ...]:
 
 def kernel_files(network: IntegerNetwork, runtime: TflmRuntime) -> dict[str, Path]:
     """TFLM's own files for the model, by name. InputError as for `runtime_files`."""
+    wide = network.activations == "int16"
+    if wide and runtime.cmsis_nn and any(isinstance(op, IntDense) and len(op.W_scale) > 1 for op in network.ops):
+        dense = runtime.tree.kernel("fully_connected", True)
+        if _INT8_ONLY.search(re.sub(r"\s+", "", runtime.tree.text(dense))):
+            raise InputError(
+                f"this TFLM's FULLY_CONNECTED with CMSIS-NN ({dense.name}) does not take int16 activations with weights "
+                "that have a scale a channel, as this model's: take --runtime tflm, or int8 activations"
+            )
     return runtime.tree.files([_OPERATORS[kind][1] for kind in operators_of(network)], runtime.cmsis_nn)
 
 

@@ -166,7 +166,7 @@ def test_projects_are_reproducible(tmp_path: Path) -> None:
 
 
 CASES = [("tflm", name) for name in ("tiny", "stacked", "acts", "stacked.int16")]
-CASES += [("tflm-cmsis", name) for name in ("tiny", "stacked", "acts", "stacked.int16")]
+CASES += [("tflm-cmsis", name) for name in ("tiny", "stacked", "acts", "sequence.int16")]
 
 
 @pytest.mark.parametrize(("name", "model"), CASES)

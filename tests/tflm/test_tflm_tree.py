@@ -11,7 +11,7 @@ from tflm_support import FIXTURES, stub_tree
 from codesign.errors import InputError
 from codesign.quantization import read_integer_network, with_profile
 from codesign.tflm import find_tree, runtime_files, runtime_option
-from codesign.tflm.sources import operators_of
+from codesign.tflm.sources import kernel_files, operators_of
 
 MICRO = "tensorflow/lite/micro"
 KERNELS = f"{MICRO}/kernels"
@@ -182,6 +182,26 @@ def test_generated_sources(tmp_path: Path) -> None:
     assert "#define CS_MODEL_STREAMING 0" in made.files["model/codesign_model.h"].decode()
     assert made.includes[0] == "tflm"
     assert "NDEBUG" in made.defines
+
+
+@pytest.mark.parametrize("cmsis", [False, True])
+def test_int16_dense_layers_that_cmsis_nn_refuses(tmp_path: Path, cmsis: bool) -> None:
+    root = stub_tree(tmp_path, cmsis=True)
+    lstm = root / KERNELS / "cmsis_nn" / "unidirectional_sequence_lstm.cc"
+    (root / KERNELS / lstm.name).write_text("\n")
+    (root / KERNELS / "cmsis_nn" / "fully_connected.cc").write_text(
+        "TF_LITE_ENSURE(context, !data.is_per_channel ||\n (data.is_per_channel &&\n  input->type == kTfLiteInt8));\n"
+    )
+    runtime = runtime_option("tflm-cmsis" if cmsis else "tflm", root)
+    assert runtime is not None
+    kernel_files(read_integer_network(FIXTURES / "tiny.tflite"), runtime)
+    wide = read_integer_network(FIXTURES / "tiny.int16.tflite")
+    if not cmsis:
+        (root / KERNELS / "fully_connected.cc").write_text("\n")
+        kernel_files(wide, runtime)
+        return
+    with pytest.raises(InputError, match="does not take int16 activations with weights that have a scale a channel"):
+        kernel_files(wide, runtime)
 
 
 def test_operator_that_is_not_registered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,8 +68,8 @@ def kernel_files(network: IntegerNetwork, runtime: TflmRuntime) -> dict[str, Pat
         dense = runtime.tree.kernel("fully_connected", True)
         if _INT8_ONLY.search(re.sub(r"\s+", "", runtime.tree.text(dense))):
             raise InputError(
-                f"this TFLM's FULLY_CONNECTED with CMSIS-NN ({dense.name}) does not take int16 activations with weights "
-                "that have a scale a channel, as this model's: take --runtime tflm, or int8 activations"
+                f"this TFLM's FULLY_CONNECTED with CMSIS-NN ({dense.name}) does not take int16 activations with "
+                "weights that have a scale a channel, as this model's: take --runtime tflm, or int8 activations"
             )
     return runtime.tree.files([_OPERATORS[kind][1] for kind in operators_of(network)], runtime.cmsis_nn)
 

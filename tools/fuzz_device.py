@@ -1,7 +1,7 @@
 """Fuzz the device's protocol code, compiled for this machine, with libFuzzer and the address and UB sanitizers.
 
 Usage: python tools/fuzz_device.py [--runs N | --seconds S] [--seed N] [--frame-source FILE]
-Needs clang with its run-time library (sudo apt install clang libclang-rt-14-dev). Exit code 1: a crash, its input kept.
+Needs clang with its run-time library (sudo apt install clang libclang-rt-dev). Exit code 1: a crash, its input kept.
 --frame-source compiles another cs_frame.c, to see that the fuzzer would find a defect.
 """
 
@@ -65,7 +65,7 @@ def main() -> int:
     parser.add_argument("--frame-source", type=Path, default=ROOT / "firmware" / "hil" / "cs_frame.c")
     arguments = parser.parse_args()
     if shutil.which("clang") is None:
-        print("clang is missing: sudo apt install clang libclang-rt-14-dev", file=sys.stderr)
+        print("clang is missing: sudo apt install clang libclang-rt-dev", file=sys.stderr)
         return 3
     if arguments.runs < 0 and not arguments.seconds:
         arguments.seconds = 60

@@ -143,8 +143,9 @@ def certified_regions(certificate: dict[str, Any], network: IntegerNetwork) -> l
         elif radius is None:
             lo, hi = (np.tile(end, (shape[0], 1)) for end in domain)
         else:
-            lo = np.minimum(np.maximum(x - radius, domain[0]), x)
-            hi = np.maximum(np.minimum(x + radius, domain[1]), x)
+            width = _numbers(radius, ())
+            lo = np.minimum(np.maximum(x - width, domain[0]), x)
+            hi = np.maximum(np.minimum(x + width, domain[1]), x)
         center = x.astype(np.float32) if grid else inside(x, lo, hi)
         bound, step = _numbers(region["bound"], (outputs,)), network.input.scale if grid else None
         found.append(CertifiedRegion(str(region["id"]), center, lo, hi, bound, region["top1"], step))
@@ -153,10 +154,11 @@ def certified_regions(certificate: dict[str, Any], network: IntegerNetwork) -> l
 
 def inside(x: npt.NDArray[np.float64], lo: npt.NDArray[np.float64], hi: npt.NDArray[np.float64]) -> Float32Array:
     """x rounded to float32 without leaving [lo, hi]; InputError where no float32 number lies between."""
-    values = x.astype(np.float32)
-    wide = values.astype(np.float64)
-    values = np.where(wide > hi, np.nextafter(values, np.float32(-np.inf)), values)
-    values = np.where(wide < lo, np.nextafter(values, np.float32(np.inf)), values).astype(np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite lies outside
+        values = x.astype(np.float32)
+        wide = values.astype(np.float64)
+        values = np.where(wide > hi, np.nextafter(values, np.float32(-np.inf)), values)
+        values = np.where(wide < lo, np.nextafter(values, np.float32(np.inf)), values).astype(np.float32)
     wide = values.astype(np.float64)
     if not np.all((lo <= wide) & (wide <= hi)):
         raise InputError("a certified region holds no float32 input; certify again with a larger --radius")
@@ -166,7 +168,7 @@ def inside(x: npt.NDArray[np.float64], lo: npt.NDArray[np.float64], hi: npt.NDAr
 def _numbers(values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     try:
         array = np.array(values, np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         array = np.empty(0)
     if array.size != int(np.prod(shape)) or not np.all(np.isfinite(array)):
         raise InputError("the certificate's regions do not fit the int8 model")

@@ -108,6 +108,20 @@ def test_certificates(tree: Any) -> None:
     refused_or_fine(lambda path: certified_regions(load_certificate(path), network), content, "certificate.json")
 
 
+@pytest.mark.parametrize("place", ["center", "radius", "bound"])
+@pytest.mark.parametrize("value", [10**400, 1e308, -(10**30)])
+def test_certificates_with_numbers_beyond_reason(place: str, value: Any, tmp_path: Path) -> None:
+    tree = json.loads((SEEDS / "certificate").read_text())
+    region = tree["regions"][0]
+    while isinstance(region[place], list):
+        region, place = region[place], 0  # type: ignore[assignment]
+    region[place] = value
+    network = read_integer_network(FIXTURES / "tiny.tflite")
+    refused_or_fine(
+        lambda path: certified_regions(load_certificate(path), network), json.dumps(tree).encode(), "certificate.json"
+    )
+
+
 @given(mutated_tree(json.loads((SEEDS / "hil").read_text())))
 @settings(SETTINGS, max_examples=200)
 def test_results(tree: Any) -> None:

@@ -66,6 +66,23 @@ def test_one_of_several_boards_by_its_serial_number(monkeypatch: pytest.MonkeyPa
         choose_port(BOARD, "auto", False)
 
 
+def test_two_boards_of_a_kind_at_once(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    flashed: list[str] = []
+    monkeypatch.setattr("codesign.toolchain.upload", lambda build, board, port=None: flashed.append(port))
+    with (
+        FakeDevice(tiny.integer, board="nucleo_f746", build_id=BUILD_ID) as one,
+        FakeDevice(tiny.integer, board="nucleo_f746", build_id=BUILD_ID) as two,
+    ):
+        attach(monkeypatch, (one.port, 0x0483, 0x374B, "066A"), (two.port, 0x0483, 0x374B, "066B"))
+        with (
+            open_target(build_for(), port="serial:066B") as second,
+            open_target(build_for(), port="serial:066A") as first,
+        ):
+            assert (first.port, second.port) == (one.port, two.port)
+            assert first.device.identify() == second.device.identify()
+    assert flashed == [two.port, one.port]
+
+
 def test_a_port_in_use_is_refused_here_and_in_another_process(tiny: Model) -> None:
     opening = "import sys; from codesign.hil import Device; Device(sys.argv[1])"
     with FakeDevice(tiny.integer) as fake:

@@ -11,12 +11,12 @@ import numpy as np
 from codesign.checker.claims import at_least
 from codesign.checker.criteria import above, winner
 from codesign.checker.document import Claims
-from codesign.checker.forms import Box
 from codesign.checker.head import Margins, output_margins
 from codesign.checker.replay import Bounds
 from codesign.checker.result import demand, same
 from codesign.checker.solver import Facts
 from codesign.network import evaluate
+from codesign.proof.forms import Box
 from codesign.proof.statement import all_inputs_statement
 from codesign.quantization import load_calibration
 

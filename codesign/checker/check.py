@@ -19,8 +19,10 @@ from codesign.checker.result import CannotCheck, Invalid
 from codesign.checker.solver import Choices, Facts
 from codesign.processes import worker_pool
 from codesign.proof.bounds import require_round_to_nearest
+from codesign.proof.forms import DisjointError
 
 CHUNK = 8  # regions replayed together
+_Outcome = tuple[int, Counter[str], tuple[str, ...]]  # facts, those proved by each solver, what was not derived
 
 
 @dataclass
@@ -41,14 +43,9 @@ class CheckResult:
 
 
 def check(
-    certificate: Path,
-    float_path: Path,
-    int8_path: Path,
-    prover: str | None = None,
-    jobs: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
-    data: Path | None = None,
-) -> CheckResult:
+    certificate: Path, float_path: Path, int8_path: Path, prover: str | None = None, jobs: int = 1,
+    on_progress: Callable[[int, int], None] | None = None, data: Path | None = None,
+) -> CheckResult:  # fmt: skip
     """Check a certificate from scratch against the two model files and the proof file beside it.
 
     Every nonlinear fact is derived with the margins proved in `codesign.proof.bounds`; with a `prover` ('auto',
@@ -66,7 +63,7 @@ def check(
         together = 1 if claims.second_order else CHUNK
         chunks = [slice(k, min(k + together, count)) for k in range(0, count, together)]
         with ExitStack() as stack:
-            run: Callable[..., Iterable[tuple[int, Counter[str], tuple[str, ...]]]] = map
+            run: Callable[..., Iterable[_Outcome]] = map
             if jobs > 1 and len(chunks) > 1:
                 run = stack.enter_context(worker_pool(min(jobs, len(chunks)))).map
             outcomes = run(partial(_check_chunk, claims, prover, data), chunks)
@@ -76,7 +73,7 @@ def check(
                 result.provers = dict(Counter(result.provers) + provers)
                 if on_progress is not None:
                     on_progress(rows.stop, count)
-    except Invalid as error:
+    except (Invalid, DisjointError) as error:
         result.verdict, result.item = "invalid", str(error)
     except CannotCheck as error:
         result.verdict, result.item = "cannot check", str(error)
@@ -84,9 +81,7 @@ def check(
     return result
 
 
-def _check_chunk(
-    claims: Claims, prover: str | None, data: Path | None, rows: slice
-) -> tuple[int, Counter[str], tuple[str, ...]]:
+def _check_chunk(claims: Claims, prover: str | None, data: Path | None, rows: slice) -> _Outcome:
     require_round_to_nearest()
     facts, bounds = replay_regions(claims, rows, keep=prover is not None)
     for k in range(rows.stop - rows.start):

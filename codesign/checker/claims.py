@@ -8,14 +8,13 @@ import numpy as np
 
 from codesign.checker.criteria import above, follows, winner
 from codesign.checker.document import Claims
-from codesign.checker.forms import Array, gamma, up
 from codesign.checker.head import output_margins, probability_margins
 from codesign.checker.replay import Bounds
 from codesign.checker.result import CannotCheck, Invalid, demand, same
 from codesign.checker.solver import Facts
-from codesign.network import evaluate
-from codesign.network.model import Activation, Dense
+from codesign.network import evaluate, without_final_softmax
 from codesign.proof.arithmetic import arithmetic_facts
+from codesign.proof.forms import Array, gamma, up
 from codesign.proof.statement import ORDERS, conclusions, refutes
 from codesign.semantics import dequantize, quantize_input, simulate
 
@@ -126,15 +125,9 @@ def _check_refuted(claims: Claims, region: dict[str, Any], name: str) -> None:
         demand(bool(inside.all()), f"{name}/counterexample: outside the region")
         real = evaluate(claims.network, x[None])[0]
         outputs = [dequantize(net.output, simulate(net, quantize_input(net, x[None]))[0]) for net in claims.integers]
-        sure = any(refutes(criterion, criteria, real, q, _probabilities(claims)) for q in outputs)
+        softmax = [*map(id, without_final_softmax(claims.network))] != [*map(id, claims.network.layers)]
+        sure = any(refutes(criterion, criteria, real, q, softmax) for q in outputs)
         demand(sure, f"{name}/counterexample: its input does not refute {criterion}")
-
-
-def _probabilities(claims: Claims) -> bool:
-    """Whether the network's outputs are probabilities."""
-    last = claims.network.layers[-1]
-    kind = last.kind if isinstance(last, Activation) else last.activation if isinstance(last, Dense) else ""
-    return kind == "softmax"
 
 
 def check_conclusions(claims: Claims) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from codesign.checker.forms import Array, Box, Flags
 from codesign.checker.head import Margins, output_margins
 from codesign.checker.solver import Facts, others
+from codesign.proof.forms import Array, Box, Flags
 from codesign.quantization.integer import IntActivation
 
 

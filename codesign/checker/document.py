@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from codesign.checker.forms import Flags
 from codesign.checker.result import CannotCheck, Invalid, demand, same
 from codesign.network import FloatNetwork, load_network
+from codesign.proof.forms import Flags
 from codesign.proof.proof_file import ProofFile, digest, proof_path, read
 from codesign.proof.statement import ALL_INPUTS_METHOD, METHODS, read_document, region_box, sentences
 from codesign.quantization import IntegerNetwork, Profile, read_integer_network

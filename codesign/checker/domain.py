@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from codesign.checker.forms import Array, Box, Form, Pair, affine, gamma, up
 from codesign.checker.integer import GATE_HI, GATE_LO
 from codesign.checker.lstm import LstmReplay
 from codesign.checker.result import demand, same
 from codesign.proof.arithmetic import lstm_table_error
+from codesign.proof.forms import Array, Box, Form, Pair, affine, gamma, up
 from codesign.proof.slopes import forget_polygon, gate_polygon
 
 SATURATED = 3.4e-4  # above 1 - sigmoid(8 - 2^-12): what a clipped gate's function and its slope can be off

@@ -8,13 +8,13 @@ from itertools import product
 
 import numpy as np
 
-from codesign.checker.forms import UNIT, Array, Box, Form, Matrix, Pair, Symbols, affine, gamma, up
 from codesign.checker.integer import acting, effective, tensor_range
 from codesign.checker.result import demand
 from codesign.checker.second_order import tight_box
 from codesign.checker.solver import Facts
 from codesign.network.model import Dense
 from codesign.proof.arithmetic import softmax_range
+from codesign.proof.forms import UNIT, Array, Box, Form, Matrix, Pair, Symbols, affine, gamma, up
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, QuantizedTensor
 
 MAX_SIGNED = 6  # outputs up to which an L1 norm is taken over all patterns of signs

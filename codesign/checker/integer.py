@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codesign.checker.forms import UNIT, Array, Box, Flags, Matrix, up
+from codesign.proof.forms import UNIT, Array, Box, Flags, Matrix, up
 from codesign.proof.requantization import requantization_bound
 from codesign.quantization.integer import Int8Array, IntegerNetwork, Multiplier, QuantizedTensor
 

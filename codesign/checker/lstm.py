@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from codesign.checker.forms import UNIT, Ages, Box, Form, Matrix, Pair, SecondOrder, Symbols, Term, affine, up
 from codesign.checker.integer import GATE_HI, GATE_LO, GATE_STEP, acting, effective, rescaling_error, tensor_range
 from codesign.checker.result import CannotCheck, demand
 from codesign.checker.solver import Facts, Function
 from codesign.network.model import Lstm
 from codesign.proof.arithmetic import lstm_table_range
+from codesign.proof.forms import UNIT, Ages, Box, Form, Matrix, Pair, SecondOrder, Symbols, Term, affine, up
 from codesign.quantization.integer import IntegerNetwork, IntLstm
 
 _PIECES: tuple[tuple[Function, int, int, str], ...] = (

@@ -10,7 +10,6 @@ import numpy as np
 
 from codesign.checker import head
 from codesign.checker.domain import DomainReplay
-from codesign.checker.forms import Array, Box, Flags, Form, Pair, Symbols, affine, gamma, join, up
 from codesign.checker.integer import FLOAT32, input_difference, tensor_range
 from codesign.checker.lstm import LstmReplay, relaxed
 from codesign.checker.result import CannotCheck, demand, same
@@ -18,15 +17,8 @@ from codesign.checker.second_order import SecondOrderReplay, tight_box
 from codesign.checker.solver import Facts
 from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm, Reshape
 from codesign.proof.arithmetic import activation_range
-from codesign.quantization.integer import (
-    IntActivation,
-    IntDense,
-    IntegerNetwork,
-    IntLastStep,
-    IntLstm,
-    IntReshape,
-    QuantizedTensor,
-)
+from codesign.proof.forms import Array, Box, Flags, Pair, Symbols, affine, gamma, join, up
+from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLastStep, IntLstm, IntReshape
 
 _Op = TypeVar("_Op", IntLstm, IntDense, IntActivation, IntLastStep)
 
@@ -66,10 +58,8 @@ class _Operators:
     def __init__(self, networks: Sequence[IntegerNetwork]) -> None:
         self.networks, previous = networks, networks[0].input
         for op in networks[0].ops:
-            demand(
-                (op.input.scale, op.input.zero_point) == (previous.scale, previous.zero_point),
-                f"operator '{op.name}' reads its input in other units than it was written",
-            )
+            units = (op.input.scale, op.input.zero_point) == (previous.scale, previous.zero_point)
+            demand(units, f"operator '{op.name}' reads its input in other units than it was written")
             previous = op.output
         rows = zip(*(net.ops for net in networks), strict=True)
         self._rows = [row for row in rows if not isinstance(row[0], IntReshape)]
@@ -81,7 +71,7 @@ class _Operators:
         row = self._rows.pop(0) if self._rows else ()
         taken = [(op, net) for op, net in zip(row, self.networks, strict=False) if isinstance(op, kind)]
         demand(
-            len(taken) == len(self.networks), f"the int8 model has no operator for layer '{layer}' where one is needed"
+            len(taken) == len(self.networks), f"the int8 model has no operator for layer '{layer}' where one has to be"
         )
         return taken
 
@@ -102,23 +92,15 @@ def input_pairs(network: IntegerNetwork, lo: Array, hi: Array, on_grid: Flags, s
 
 
 def replay(
-    network: FloatNetwork,
-    integers: Sequence[IntegerNetwork],
-    lo: Array,
-    hi: Array,
-    on_grid: Flags,
-    facts: Facts,
-    domain: dict[str, Any] | None = None,
-    before: Bounds | None = None,
-) -> Bounds:
+    network: FloatNetwork, integers: Sequence[IntegerNetwork], lo: Array, hi: Array, on_grid: Flags, facts: Facts,
+    domain: dict[str, Any] | None = None, before: Bounds | None = None,
+) -> Bounds:  # fmt: skip
     """Bounds over the regions [lo, hi], each (B, T, D). `integers`: the same file under every profile.
 
     With `domain`, what is stated of all inputs, LSTMs are replayed by the comparison system over the one region; with
     `before`, by quadratic zonotopes, and bounds before a softmax are met with those derived before.
     """
-    demand(
-        tuple(network.input_shape) == tuple(integers[0].input.shape), "the two models take inputs of different shapes"
-    )
+    same("the shape of the models' inputs", tuple(integers[0].input.shape), tuple(network.input_shape))
     symbols, ops = Symbols(second_order=before is not None), _Operators(integers)
     rows = input_pairs(integers[0], lo, hi, on_grid, symbols)
     any_length = domain is not None and domain["any_length"]
@@ -148,10 +130,8 @@ def replay(
         elif isinstance(layer, Dense):
             dense = ops.take(IntDense, layer.name)
             relu = _is_relu(layers[0] if layers else None) and not _is_relu(ops.peek())
-            demand(
-                not relu or dense[0][0].act_min == dense[0][0].output.zero_point,
-                f"the int8 model has no ReLU after layer '{layer.name}'",
-            )
+            fused = not relu or dense[0][0].act_min == dense[0][0].output.zero_point
+            demand(fused, f"the int8 model has no ReLU after layer '{layer.name}'")
             layers = layers[1:] if relu else layers
             rows = [head.dense(layer, dense, relu, row, symbols) for row in rows]
         else:
@@ -163,7 +143,7 @@ def replay(
     demand(next(rates, None) is None, "all_inputs/contraction: more entries than layers")
     if any_length:
         rows = rows * (int(np.prod(integers[0].output.shape)) // rows[0].value_box.lo.shape[1])
-    return _bounds(rows, hidden, softmax, integers[0].output, facts, symbols, before)
+    return _bounds(rows, hidden, softmax, integers[0], facts, symbols, before)
 
 
 def _primitive(layers: Sequence[Layer]) -> Iterator[Layer]:
@@ -194,32 +174,18 @@ def _reshape(rows: list[Pair], shape: tuple[int, ...]) -> list[Pair]:
     if rows[0].value_box.lo.shape[1] == width:
         return rows
     demand(len(rows) * rows[0].value_box.lo.shape[1] == width * count, "a reshape of another number of values")
-    value, difference = (_concatenated([getattr(row, name) for row in rows]) for name in ("value", "difference"))
-    boxes = [join([getattr(row, name) for row in rows]) for name in ("value_box", "difference_box")]
-    whole = Pair(value, difference, boxes[0], boxes[1])
+    whole = Pair.join(rows)
     return [whole.part(slice(k * width, (k + 1) * width)) for k in range(count)]
 
 
-def _concatenated(forms: Sequence[Form]) -> Form:
-    width = max(form.generators.shape[-1] for form in forms)
-    padded = [np.pad(f.generators, ((0, 0), (0, 0), (0, width - f.generators.shape[-1]))) for f in forms]
-    center, error = (np.concatenate([getattr(f, name) for f in forms], axis=1) for name in ("center", "error"))
-    return Form(center, np.concatenate(padded, axis=1), error)
-
-
 def _bounds(
-    rows: list[Pair],
-    hidden: list[Array],
-    softmax: IntActivation | None,
-    output: QuantizedTensor,
-    facts: Facts,
-    symbols: Symbols,
-    before: Bounds | None,
-) -> Bounds:
+    rows: list[Pair], hidden: list[Array], softmax: IntActivation | None, net: IntegerNetwork, facts: Facts,
+    symbols: Symbols, before: Bounds | None,
+) -> Bounds:  # fmt: skip
     value = join([r.value_box for r in rows])
     difference = join([tight_box(r.difference, symbols).meet(r.difference_box) for r in rows])
     margins = tuple(head.margins(row, symbols) for row in rows)
-    difference = _ranged(value, difference, output if softmax is None else softmax.input)
+    difference = _ranged(value, difference, tensor_range(net.output if softmax is None else softmax.input))
     sums = moved = np.stack([head.magnitudes(row.difference, row.difference_box) for row in rows], axis=1)
     if before is not None:
         difference = difference.meet(before.logit_difference)
@@ -232,10 +198,10 @@ def _bounds(
     if softmax is not None:
         parts = [head.softmax(softmax, m, facts) for m in margins]
         result, moved = join([p[0] for p in parts]), np.stack([p[2] for p in parts], axis=1)
-        change = _ranged(result, join([p[1] for p in parts]), output)
+        change = _ranged(result, join([p[1] for p in parts]), tensor_range(net.output))
     return Bounds(difference, result, change, margins, (sums, moved), tuple(hidden), softmax)
 
 
-def _ranged(value: Box, difference: Box, tensor: QuantizedTensor) -> Box:
+def _ranged(value: Box, difference: Box, ends: tuple[float, float]) -> Box:
     """The integer network's value lies in its tensor's range."""
-    return difference.meet(Box.full(*tensor_range(tensor), value.lo.shape) - value)
+    return difference.meet(Box.full(*ends, value.lo.shape) - value)

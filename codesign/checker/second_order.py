@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from codesign.checker.forms import UNIT, Array, Box, Form, Pair, SecondOrder, Symbols, Term, affine, gamma, up
 from codesign.checker.lstm import LstmReplay, Product
 from codesign.checker.solver import Function
+from codesign.proof.forms import UNIT, Array, Box, Form, Pair, SecondOrder, Symbols, Term, affine, gamma, up
 
 _Parts = tuple[list[Term], Box, list[SecondOrder]]
 

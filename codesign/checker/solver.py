@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from codesign.checker.forms import UNIT, Array, Box, Flags, Form, affine, up
 from codesign.checker.result import CannotCheck, Invalid
 from codesign.proof.bounds import (
     sigmoid_diff_plane_residual,
@@ -28,6 +27,7 @@ from codesign.proof.curved_bounds import (
     tanh_patch_residual,
     tanh_square_residual,
 )
+from codesign.proof.forms import UNIT, Array, Box, Flags, Form, affine, up
 from codesign.proof.obligation import VARIABLES, Kind, Obligation, from_planes
 from codesign.proof.proof_file import ProofFile
 from codesign.proof.slopes import Polygon

@@ -113,7 +113,8 @@ def all_inputs(
     rng = np.random.default_rng([options.seed, _AUDIT])
     proof = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng)
     # The zonotope is about one number of steps, and is left out where it adds nothing: there is less to check then.
-    alone = any_length or result.trace is None or not _adds(result, domain, options)
+    joint = result.trace is not None and options.method == "zonotope" and _adds(result, domain, options)
+    alone = any_length or not joint
     if not alone:
         proof.merge(certification.proof)
     changed = _judged(result, domain, options, alone)

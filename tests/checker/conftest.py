@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def take_apart(tmp_path):
 
     def load(folder, float_path, int8_path):
         target = tmp_path / "forged"
-        target.mkdir()
+        shutil.copytree(folder, target, dirs_exist_ok=True)
         document = json.loads((folder / "certificate.json").read_text())
         with np.load(folder / "certificate.proof.npz") as archive:
             arrays = {key: archive[key].copy() for key in archive.files}

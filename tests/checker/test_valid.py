@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codesign.checker import Invalid, check, read_claims, replay_regions
-from codesign.checker.forms import Box
+from codesign.proof.forms import Box
 
 
 def run(made, name, **options):

@@ -72,10 +72,10 @@ def test_certified_bounds_hold_for_cmsis_nn_and_for_single_rounding(made, name):
 def test_skipped_saturations_differ_and_are_within_the_bound(made, monkeypatch):
     """Recurrent weights times 16: recurrent parts pass +-8, and the variants part."""
     from codesign.checker import lstm as module
-    from codesign.checker.forms import Symbols
     from codesign.checker.lstm import LstmReplay
     from codesign.checker.replay import input_pairs
     from codesign.network.model import Lstm
+    from codesign.proof.forms import Symbols
 
     folder, float_path, int8_path = made("logits", radius="8lsb")
     claims = read_claims(folder / "certificate.json", float_path, int8_path)

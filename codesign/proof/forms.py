@@ -1,4 +1,4 @@
-"""Intervals and affine forms with outward rounding: all the arithmetic that the checker computes bounds with.
+"""Intervals and affine forms on arrays with outward rounding: the arithmetic that the checker computes bounds with.
 
 Numbers are binary64 rounded to nearest. A sum of n products is off by at most gamma(n) times the sum of their
 magnitudes, in whatever order it is taken (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3); a single
@@ -14,12 +14,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from codesign.checker.result import demand
-
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 UNIT = 2.0**-53
 TINY = 1e-290  # above all that underflow can lose
+
+
+class DisjointError(ValueError):
+    """Enclosures of one value have nothing in common: a premise of one of them is wrong."""
 
 
 def gamma(terms: int) -> float:
@@ -84,7 +86,8 @@ class Box:
     def meet(self, other: Box) -> Box:
         """Both hold the same real values; that their meeting is empty shows that a premise of one is wrong."""
         lo, hi = np.maximum(self.lo, other.lo), np.minimum(self.hi, other.hi)
-        demand(bool((lo <= hi).all()), "two enclosures of the same value do not meet")
+        if not (lo <= hi).all():
+            raise DisjointError("two enclosures of the same value do not meet")
         return Box(lo, hi)
 
     def clip(self, lo: float, hi: float) -> Box:
@@ -130,6 +133,14 @@ class Form:
     def loose(box: Box) -> Form:
         """Anything in the box, without a symbol."""
         return Form(box.mid, np.zeros((*box.lo.shape, 0)), box.rad)
+
+    @staticmethod
+    def join(forms: Sequence[Form]) -> Form:
+        """Side by side."""
+        width = max(form.generators.shape[-1] for form in forms)
+        padded = [np.pad(f.generators, ((0, 0), (0, 0), (0, width - f.generators.shape[-1]))) for f in forms]
+        center, error = (np.concatenate([getattr(f, name) for f in forms], axis=1) for name in ("center", "error"))
+        return Form(center, np.concatenate(padded, axis=1), error)
 
     @cached_property
     def radius(self) -> Array:
@@ -310,6 +321,13 @@ class Pair:
     @property
     def integer_box(self) -> Box:
         return self.value_box + self.difference_box
+
+    @staticmethod
+    def join(pairs: Sequence[Pair]) -> Pair:
+        """Side by side."""
+        forms, boxes = ("value", "difference"), ("value_box", "difference_box")
+        value, difference = (Form.join([getattr(pair, name) for pair in pairs]) for name in forms)
+        return Pair(value, difference, *(join([getattr(pair, name) for pair in pairs]) for name in boxes))
 
     def part(self, c: slice) -> Pair:
         value, difference = self.value.part(c), self.difference.part(c)

@@ -1,6 +1,7 @@
 """The proof file beside a certificate, NAME.proof.npz: plain arrays, from which a checker derives every bound again.
 
-header   JSON as bytes: format, float_sha256, int8_sha256, profiles, steps (kind, place, units of every plane in order)
+header   JSON as bytes: format, float_sha256, int8_sha256, profiles, steps (kind, place, units of every plane in order;
+         ['fold', place, first]: after that step of an LSTM, symbols from before step `first` are folded)
 lo, hi   (N, T, D) boxes of the regions
 slopes   (N, S) slopes of the planes, step after step
 resets   (N, R) 0 or 1: the units whose affine form is replaced by an interval, in the order of a replay

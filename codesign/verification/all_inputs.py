@@ -159,6 +159,9 @@ def _judged(result: RegionResult, domain: DomainEnclosure, options: Options, alo
     kept = proofs(criteria, e.margins, e.softmax)
     orders = {name: _status(bool(kept[name][0]), status, alone) for name, status in result.orders.items()}
     top1 = _status(bool(proved[0]), result.top1, alone)
+    known = result.top1_class if top1 == "proved" else None
+    if proved[0]:
+        known = int(classes[0][0]) if len(classes[0]) == 1 else None
     told = facts(e, 0, bound, logit, classes[0])
     if not alone:
         before = result.facts
@@ -172,7 +175,7 @@ def _judged(result: RegionResult, domain: DomainEnclosure, options: Options, alo
     return replace(
         result, lower=difference.lo[0], upper=difference.hi[0], logit_bound=logit, output_lo=output.lo[0],
         output_hi=output.hi[0], epsilon=epsilon, sources=e.sources[0], reason=_reason(top1, epsilon), orders=orders,
-        top1=top1, top1_class=int(classes[0][0]) if top1 == "proved" and len(classes[0]) == 1 else None, facts=told,
+        top1=top1, top1_class=known, facts=told,
         trace=trace,
     )  # fmt: skip
 

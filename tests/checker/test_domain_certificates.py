@@ -88,6 +88,15 @@ def test_certificates_for_any_length_are_valid(over_domain, name, reach):
     assert sum(result.provers.values()) == result.facts > 100
 
 
+def test_a_class_that_only_the_zonotope_proves_is_told(over_domain):
+    made = over_domain("logits", reach=0.02)
+    (region,) = json.loads((made[0] / "certificate.json").read_text())["regions"]
+    assert region["top1"] == "proved"
+    assert region["top1_class"] == 3
+    result = run(made)
+    assert (result.verdict, result.item) == ("valid", "")
+
+
 def test_obligations_are_emitted_when_certifying(over_domain):
     for any_length in (False, True):
         document = json.loads((over_domain("tiny", any_length)[0] / "certificate.json").read_text())

@@ -171,3 +171,18 @@ def test_a_checker_follows_folded_symbols(folding, pair, tmp_path):
     folds = [step for step in header["steps"] if step[0] == "fold"]
     assert len({place.split("[")[0] for _, place, _ in folds}) == 2
     assert recheck(certificate, path, int8_path).verdict == "valid"
+
+
+@pytest.mark.parametrize("kept", [-1, "3", None, 1.5, True])
+def test_a_checker_refuses_a_fold_that_names_no_step(kept):
+    from codesign.checker.result import Invalid
+    from codesign.checker.solver import Choices
+    from codesign.proof.proof_file import ProofFile
+
+    none = np.zeros((1, 0))
+    box = np.zeros((1, 1, 1))
+    steps = [["fold", "lstm[1]", kept]]
+    choices = Choices(ProofFile({"steps": steps}, box, box, none, none > 0, none), slice(0, 1))
+    assert choices.fold("lstm[0]") is None
+    with pytest.raises(Invalid):
+        choices.fold("lstm[1]")

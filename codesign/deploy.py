@@ -212,9 +212,7 @@ def _checked(options: DeployOptions) -> DeployOptions:
     if options.cover and options.around.regions is not None:
         raise InputError("--cover certifies the whole domain: leave out --regions")
     if options.any_length and options.runtime is not None:
-        raise InputError(
-            "TFLM's interpreter takes whole sequences, not streams: leave out --any-length or --runtime"
-        )
+        raise InputError("TFLM's interpreter takes whole sequences, not streams: leave out --any-length or --runtime")
     if options.cover:
         options = replace(options, region="domain")
     if options.any_length and options.region != "domain":

@@ -147,3 +147,32 @@ def test_regions_that_a_time_limit_left_out_are_valid_with_what_output_ranges_sa
     document = json.loads(path.read_text())
     assert {r["reason"] for r in document["regions"]} == {"time limit"}
     assert check(path, float_path, int8_path).verdict == "valid"
+
+
+@pytest.mark.parametrize("region", ["ball", "domain"])
+def test_a_float_model_that_clips_its_cells_is_replayed(tmp_path, region):
+    """Cells of the float model only are cut at 0.3, which they pass."""
+    from dataclasses import replace
+
+    from codesign import api
+    from codesign.network import evaluate
+    from codesign.semantics import dequantize, quantize_input, simulate
+    from codesign.verification import Criteria, Options
+
+    fixtures = Path(__file__).parent.parent / "fixtures"
+    paths, path = (fixtures / "logits.h5", fixtures / "logits.tflite"), tmp_path / "certificate.json"
+    network, integer, data = api.load(paths[0]), api.read(paths[1]), api.calibration(paths[0])
+    clipping = replace(network, layers=(replace(network.layers[0], cell_clip=0.3), *network.layers[1:]))
+    assert np.abs(evaluate(clipping, data.x) - evaluate(network, data.x)).max() > 1e-3
+    options = Options(Criteria(), evaluations=40, proof="none")
+    api.certify(clipping, integer, data, 0.02, 1, region, (-0.5, 0.5), options, output=path)
+    claims = replace(read_claims(path, *paths), network=clipping)
+    _, bounds = replay_regions(claims, slice(0, 1))
+    stated = claims.regions[0]
+    assert (bounds.output_difference.hi[0] <= stated["difference_hi"]).all()
+    assert (bounds.output_difference.lo[0] >= stated["difference_lo"]).all()
+    lo, hi = claims.proof.lo[0], claims.proof.hi[0]
+    x = (lo + np.random.default_rng(3).uniform(0.01, 0.99, (400, *lo.shape)) * (hi - lo)).astype(np.float32)
+    gap = dequantize(integer.output, simulate(integer, quantize_input(integer, x))) - evaluate(clipping, x)
+    assert (gap >= bounds.output_difference.lo[0]).all()
+    assert (gap <= bounds.output_difference.hi[0]).all()

@@ -15,7 +15,7 @@ from codesign.checker.all_inputs import check_all_inputs
 from codesign.checker.claims import check_arithmetic, check_bounds, check_conclusions, check_statuses, check_told
 from codesign.checker.document import Claims, read_claims
 from codesign.checker.replay import Bounds, replay
-from codesign.checker.result import CannotCheck, Invalid
+from codesign.checker.result import CannotCheck, Invalid, demand
 from codesign.checker.solver import Choices, Facts
 from codesign.processes import worker_pool
 from codesign.proof.bounds import require_round_to_nearest
@@ -104,6 +104,7 @@ def replay_regions(claims: Claims, rows: slice, keep: bool = False) -> tuple[Fac
     with threadpool_limits(1):
         bounds = replay(*arguments, domain)
         if domain is not None and domain["joint"]:
+            demand(not domain["any_length"], "all_inputs/joint: a zonotope is about one number of steps")
             bounds = bounds.meet(replay(*arguments))
         if claims.second_order:
             bounds = replay(*arguments, before=bounds)

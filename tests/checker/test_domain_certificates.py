@@ -487,6 +487,30 @@ def test_tampering_for_a_fixed_number_of_steps_is_found_out(over_domain, take_ap
     found_out(take_apart(*made), tamper, samples)
 
 
+def test_a_zonotope_of_one_length_does_not_count_for_any_length(over_domain, take_apart):
+    """With slopes, steps and resets of a zonotope that is right for the model's own number of steps."""
+    from codesign import api
+    from codesign.certificate import proof_content
+    from codesign.proof.proof_file import unpack
+    from codesign.verification import Options, certify
+    from codesign.verification.regions import domain_region
+
+    *made, samples = over_domain("tiny", any_length=True, epsilon=0.005)
+    forged = take_apart(*made)
+    network, integer = api.load(made[1]), api.read(made[2])
+    region = domain_region((np.full(3, -0.1), np.full(3, 0.1)), network.input_shape[0])
+    found = certify(
+        network, integer, [region], Options(evaluations=20, proof="none"), variants=api.profile_variants(integer)
+    )
+    other = unpack(proof_content(found))
+    forged.header = {**forged.header, "steps": other.header["steps"]}
+    forged.arrays["slopes"], forged.arrays["resets"] = other.slopes, other.resets.astype(np.uint8)
+    stated(forged)["joint"] = True
+    result = forged.check(data=samples)
+    assert result.verdict == "invalid"
+    assert "one number of steps" in result.item
+
+
 def test_more_kinds_of_tampering_than_asked_for():
     names = [t.__name__ for t in (*BOTH, *ANY, *FIXED)]
     assert len(set(names)) == len(names) >= 50

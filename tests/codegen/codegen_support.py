@@ -11,6 +11,7 @@ import numpy as np
 
 from codesign.codegen import Weights, generate
 from codesign.quantization.integer import (
+    Activations,
     IntActivation,
     IntDense,
     IntegerNetwork,
@@ -36,11 +37,14 @@ WARNINGS = [
 ]
 # How the kernels can be compiled: as on any little-endian machine, in plain C, with the DSP instructions.
 VARIANTS = {"narrow": [], "plain": ["-DCS_PLAIN_C"], "dsp": ["-DCS_DSP_EMULATION"]}
+BIAS = {"int8": np.int32, "int16": np.int64}
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-def tensor(shape: tuple[int, ...], scale: float, zero_point: int, name: str = "t") -> QuantizedTensor:
-    return QuantizedTensor(name, shape, "int8", float(np.float32(scale)), zero_point)
+def tensor(
+    shape: tuple[int, ...], scale: float, zero_point: int, name: str = "t", dtype: Activations = "int8"
+) -> QuantizedTensor:
+    return QuantizedTensor(name, shape, dtype, float(np.float32(scale)), zero_point)
 
 
 def lstm(
@@ -53,10 +57,12 @@ def lstm(
     cell_clip_q: int = 0,
     zero_point: int = 3,
     scale: float = 1 / 120,
+    bias: int = 4000,
     name: str = "lstm",
 ) -> IntLstm:
+    """Of the source's type; `bias` is the largest."""
     steps, features = source.shape
-    output = tensor((steps, units), scale, zero_point)
+    output = tensor((steps, units), scale, zero_point, dtype=source.dtype)
     scales = tuple(float(np.float32(weight_scale * (1 + 0.1 * g))) for g in range(4))
     return IntLstm(
         name,
@@ -64,7 +70,7 @@ def lstm(
         output,
         rng.integers(-127, 128, (4, units, features)).astype(np.int8),
         rng.integers(-127, 128, (4, units, units)).astype(np.int8),
-        rng.integers(-4000, 4000, (4, units)).astype(np.int32),
+        rng.integers(-bias, bias, (4, units)).astype(BIAS[source.dtype]),
         scales,
         scales,
         cell_shift,
@@ -84,21 +90,26 @@ def dense(
     *,
     per_channel: bool,
     relu: bool = False,
+    scale: float = 0.05,
+    zero_point: int = -20,
+    weight_scale: float = 0.2,
+    bias: int = 3000,
     name: str = "dense",
 ) -> IntDense:
+    """Of the source's type; `weight_scale` and `bias` are the largest."""
     inputs = source.shape[-1]
-    output = tensor((*source.shape[:-1], outputs), 0.05, -20)
-    scales = tuple(float(np.float32(s)) for s in rng.uniform(0.002, 0.2, outputs if per_channel else 1))
+    output = tensor((*source.shape[:-1], outputs), scale, zero_point, dtype=source.dtype)
+    scales = tuple(float(np.float32(s)) for s in rng.uniform(0.002, weight_scale, outputs if per_channel else 1))
     return IntDense(
         name,
         source,
         output,
         rng.integers(-128, 128, (outputs, inputs)).astype(np.int8),
-        rng.integers(-3000, 3000, outputs).astype(np.int32),
+        rng.integers(-bias, bias, outputs).astype(BIAS[source.dtype]),
         scales,
         tuple(dense_multiplier(source.scale, s, output.scale, per_channel, "tflm-double") for s in scales),
-        output.zero_point if relu else -128,
-        127,
+        output.zero_point if relu else output.q_min,
+        output.q_max,
     )
 
 
@@ -113,11 +124,11 @@ def activation(source: QuantizedTensor, kind: str, name: str = "activation", bet
 
 
 def last_step(source: QuantizedTensor) -> IntLastStep:
-    return IntLastStep("last", source, tensor(source.shape[1:], source.scale, source.zero_point))
+    return IntLastStep("last", source, replace(source, name="t", shape=source.shape[1:]))
 
 
 def reshape(source: QuantizedTensor, shape: tuple[int, ...]) -> IntReshape:
-    return IntReshape("reshape", source, tensor(shape, source.scale, source.zero_point))
+    return IntReshape("reshape", source, replace(source, name="t", shape=shape))
 
 
 def network(ops: list[IntOp], name: str = "net") -> IntegerNetwork:

@@ -9,7 +9,9 @@ import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import codegen_support
 import numpy as np
 import pytest
 from codegen_support import FIXTURE_NAMES, WARNINGS, HostBuild, compile_host, inputs, last_step, network, reshape
@@ -21,14 +23,11 @@ from codesign.quantization.integer import (
     IntActivation,
     IntDense,
     IntegerNetwork,
-    IntLastStep,
     IntLstm,
     IntOp,
-    IntReshape,
     Multiplier,
     QuantizedTensor,
 )
-from codesign.quantization.multipliers import dense_multiplier, gate_multiplier, product_multiplier
 from codesign.semantics import dequantize, quantize_input, simulate, simulate_trace
 
 Build = Callable[[str], HostBuild]
@@ -37,71 +36,21 @@ FIXTURES16 = tuple(f"{name}.int16" for name in FIXTURE_NAMES)
 
 
 def tensor(shape: tuple[int, ...], scale: float) -> QuantizedTensor:
-    return QuantizedTensor("t", shape, "int16", float(np.float32(scale)), 0)
+    return codegen_support.tensor(shape, scale, 0, dtype="int16")
 
 
-def lstm(
-    rng: np.random.Generator,
-    source: QuantizedTensor,
-    units: int,
-    weight_scale: float = 0.01,
-    cell_shift: int = -12,
-    cell_clip_q: int = 0,
-    hidden_scale: float = 2.0**-15,
-) -> IntLstm:
-    steps, features = source.shape
-    output = tensor((steps, units), hidden_scale)
-    scales = tuple(float(np.float32(weight_scale * (1 + 0.1 * g))) for g in range(4))
-    return IntLstm(
-        "lstm",
-        source,
-        output,
-        rng.integers(-127, 128, (4, units, features)).astype(np.int8),
-        rng.integers(-127, 128, (4, units, units)).astype(np.int8),
-        rng.integers(-1_000_000, 1_000_000, (4, units)).astype(np.int64),
-        scales,
-        scales,
-        cell_shift,
-        cell_clip_q,
-        tuple(gate_multiplier(source.scale, s, "tflm-double") for s in scales),
-        tuple(gate_multiplier(output.scale, s, "tflm-double") for s in scales),
-        product_multiplier(1.0, 1.0),
-        product_multiplier(2.0**cell_shift),
-        product_multiplier(output.scale),
-    )
+def lstm(rng: np.random.Generator, source: QuantizedTensor, units: int, **options: float) -> IntLstm:
+    chosen: dict[str, Any] = {"zero_point": 0, "scale": 2.0**-15, "bias": 1_000_000, **options}
+    return codegen_support.lstm(rng, source, units, **chosen)
 
 
-def dense(
-    rng: np.random.Generator,
-    source: QuantizedTensor,
-    outputs: int,
-    per_channel: bool,
-    relu: bool = False,
-    output_scale: float = 0.0003,
-) -> IntDense:
-    inputs = source.shape[-1]
-    output = tensor((*source.shape[:-1], outputs), output_scale)
-    scales = tuple(float(np.float32(s)) for s in rng.uniform(0.002, 0.02, outputs if per_channel else 1))
-    return IntDense(
-        "dense",
-        source,
-        output,
-        rng.integers(-128, 128, (outputs, inputs)).astype(np.int8),
-        rng.integers(-200_000, 200_000, outputs).astype(np.int64),
-        scales,
-        tuple(dense_multiplier(source.scale, s, output.scale, per_channel, "tflm-double") for s in scales),
-        0 if relu else -32768,
-        32767,
-    )
+def dense(rng: np.random.Generator, source: QuantizedTensor, outputs: int, **options: float) -> IntDense:
+    chosen: dict[str, Any] = {"scale": 0.0003, "zero_point": 0, "weight_scale": 0.02, "bias": 200_000, **options}
+    return codegen_support.dense(rng, source, outputs, **chosen)
 
 
 def activation(source: QuantizedTensor, kind: str, beta: float = 1.0, scale: float = 2.0**-15) -> IntActivation:
     return IntActivation("activation", kind, source, tensor(source.shape, scale), beta)  # type: ignore[arg-type]
-
-
-def sixteen(op: IntReshape | IntLastStep) -> IntReshape | IntLastStep:
-    """The helpers of the int8 tests make int8 tensors."""
-    return dataclasses.replace(op, output=dataclasses.replace(op.output, dtype="int16"))
 
 
 @cache
@@ -110,10 +59,10 @@ def handmade() -> dict[str, IntegerNetwork]:
     rng = np.random.default_rng(17)
     nets: dict[str, IntegerNetwork] = {}
     # Saturating gates, clipped cell, a hidden scale that is no power of two, per-channel dense, RELU, softmax.
-    a = lstm(rng, tensor((6, 5), 0.001), 9, weight_scale=0.05, cell_clip_q=9000, hidden_scale=0.9 / 32768)
+    a = lstm(rng, tensor((6, 5), 0.001), 9, weight_scale=0.05, cell_clip_q=9000, scale=0.9 / 32768)
     b = lstm(rng, a.output, 6, weight_scale=0.05, cell_shift=-9)
-    c = sixteen(last_step(b.output))
-    d = dense(rng, c.output, 7, per_channel=True, relu=True, output_scale=0.00003)
+    c = last_step(b.output)
+    d = dense(rng, c.output, 7, per_channel=True, relu=True, scale=0.00003)
     e = activation(d.output, "relu", scale=0.0002)
     ops: list[IntOp] = [a, b, c, d, e, activation(e.output, "softmax", beta=2.5)]
     nets["odd"] = network(ops)
@@ -121,25 +70,25 @@ def handmade() -> dict[str, IntegerNetwork]:
     a = lstm(rng, tensor((2, 1203), 0.0001), 3, weight_scale=0.001)
     a = dataclasses.replace(a, W=np.where(rng.random(a.W.shape) < 0.5, np.int8(-127), np.int8(127)))
     nets["long_rows"] = network([a])
-    flat = sixteen(reshape(tensor((2, 601), 0.0001), (1202,)))
-    d = dense(rng, flat.output, 6, per_channel=True, output_scale=0.01)
+    flat = reshape(tensor((2, 601), 0.0001), (1202,))
+    d = dense(rng, flat.output, 6, per_channel=True, scale=0.01)
     nets["long_dense"] = network([flat, dataclasses.replace(d, W=np.where(d.W < 0, np.int8(-127), np.int8(127)))])
     # 64-bit accumulators by biases that do not fit 32 bits.
     a = lstm(rng, tensor((3, 60), 0.00003), 5, weight_scale=0.00003)
     nets["biases"] = network([dataclasses.replace(a, b=rng.integers(-(2**33), 2**33, a.b.shape))])
     # Multipliers above 1/2, one unit, the last step as the output.
-    flat = sixteen(reshape(tensor((2, 3), 0.001), (6,)))
+    flat = reshape(tensor((2, 3), 0.001), (6,))
     d = dense(rng, flat.output, 5, per_channel=False)
     small = dataclasses.replace(d, W=np.clip(d.W, -1, 1), multipliers=(Multiplier(1_500_000_000, 2),))
     nets["coarse"] = network([flat, small])
     a = lstm(rng, tensor((4, 1), 0.0005), 1, cell_shift=-7)
-    nets["last"] = network([a, sixteen(last_step(a.output))])
+    nets["last"] = network([a, last_step(a.output)])
     # In place, by time steps, several rows of a softmax.
     a = lstm(rng, tensor((4, 3), 0.0005), 5)
     d = dense(rng, a.output, 6, per_channel=False)
     t = activation(d.output, "tanh")
     nets["by_step"] = network([a, d, t, activation(t.output, "softmax", beta=8.0)])
-    nets["copy"] = network([sixteen(last_step(tensor((3, 2), 0.05)))])
+    nets["copy"] = network([last_step(tensor((3, 2), 0.05))])
     # Every int16 at once, for elementwise functions.
     for kind, scale in (("sigmoid", 2.0**-12), ("tanh", 2.0**-11), ("tanh", 0.00037), ("sigmoid", 2.6), ("tanh", 1e-6),
                         ("relu", 0.0004), ("sigmoid", 0.0004)):  # fmt: skip

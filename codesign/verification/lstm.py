@@ -116,7 +116,8 @@ class LstmPropagation(LstmNoise):
     def run(self, inputs: Sequence[Pair], last_only: bool = False) -> list[Pair]:
         """The hidden states after every step, or after the last one only."""
         batch = inputs[0].value.center.shape[0]
-        rows = UnitRows(batch, self.units, self.pool, len(inputs), sum(x.value.center.shape[1] for x in inputs))
+        features = sum(x.value.center.shape[1] for x in inputs)
+        rows = UnitRows(batch, self.units, self.pool, len(inputs), features, self.limit)
         zero = np.zeros((batch, 1, self.units))
         nothing = UnitForm.of_rows(CELL, zero, zero, zero)[0]
         hidden = cell = _UnitPair(nothing, nothing, Box(zero[:, 0], zero[:, 0]), Box(zero[:, 0], zero[:, 0]))

@@ -143,8 +143,10 @@ class UnitRows:
     the hidden and cell state with their differences between two steps. Arrays have room to grow.
     """
 
-    def __init__(self, batch: int, units: int, pool: Pool, steps: int = 0, inputs: int = 0) -> None:
-        """`steps` and `inputs` (symbols of all of them): what to expect, so that arrays need not grow."""
+    def __init__(
+        self, batch: int, units: int, pool: Pool, steps: int = 0, inputs: int = 0, limit: int = 1 << 62
+    ) -> None:
+        """`steps`, `inputs` (symbols of all of them) and `limit` (of `fold`): what to expect, so that arrays fit."""
         self.batch, self.units, self.pool = batch, units, pool
         self.kv = self.kd = 0
         self.value_columns: list[npt.NDArray[np.intp]] = []  # places in the pool, in order
@@ -152,7 +154,8 @@ class UnitRows:
         self._value_ages: list[npt.NDArray[np.int64]] = []  # the step in which a column first occurred
         self._difference_ages: list[npt.NDArray[np.int64]] = []
         self.inputs = sum(block[2] for block in pool.blocks[:1] if block[0] == ("input region",))
-        room_v, room_d = (_room(inputs + steps * units * n) for n in (len(VALUE_SYMBOLS), 2))
+        most = limit + 16 * units + inputs // max(steps, 1)
+        room_v, room_d = (_room(min(inputs + steps * units * n, most)) for n in (len(VALUE_SYMBOLS), 2))
         self.values, self.differences = np.empty((batch, ROWS, units, room_v)), np.empty((batch, 5, units, room_d))
         self.state_v, self.state_d = np.empty((batch, 4, units, room_v)), np.empty((batch, 2, units, room_d))
         self._scratch = np.empty(0)

@@ -1,6 +1,7 @@
 """Time certifying and checking, in turn in one process: regions around samples, a whole domain, and any length.
 
-python tools/bench_checker.py FLOAT INT8 [--samples 24] [--domain LO HI] [--any-length] [--prover NAME]
+python tools/bench_checker.py FLOAT INT8 [--samples 24] [--radius 1lsb] [--method quadratic]
+                              [--domain LO HI] [--any-length] [--prover NAME]
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ def main() -> None:
     parser.add_argument("float_model", type=Path)
     parser.add_argument("int8_model", type=Path)
     parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--radius", default="1lsb")
+    parser.add_argument("--method", choices=["zonotope", "quadratic"], default="zonotope")
     parser.add_argument("--domain", type=float, nargs=2)
     parser.add_argument("--any-length", action="store_true")
     parser.add_argument("--prover")
@@ -29,8 +32,9 @@ def main() -> None:
         path = Path(folder) / "certificate.json"
         wall, cpu = time.perf_counter(), time.process_time()
         api.certify(
-            network, integer, data, samples=a.samples, region="domain" if a.domain else "ball",
-            domain=tuple(a.domain) if a.domain else None, any_length=a.any_length, options=Options(), output=path,
+            network, integer, data, a.radius, a.samples, region="domain" if a.domain else "ball",
+            domain=tuple(a.domain) if a.domain else None, any_length=a.any_length, options=Options(method=a.method),
+            output=path,
         )  # fmt: skip
         print(f"certify: {time.process_time() - cpu:.2f} s CPU, {time.perf_counter() - wall:.2f} s", flush=True)
         wall, cpu = time.perf_counter(), time.process_time()

@@ -10,7 +10,7 @@ import numpy as np
 
 from codesign.checker.integer import acting, effective, tensor_range
 from codesign.checker.result import demand
-from codesign.checker.second_order import tight_box
+from codesign.checker.second_order import pairwise
 from codesign.checker.solver import Facts
 from codesign.network.model import Dense
 from codesign.proof.arithmetic import softmax_range
@@ -76,17 +76,7 @@ class Margins:
 
 def margins(x: Pair, symbols: Symbols) -> Margins:
     both = affine([(1.0, x.value), (1.0, x.difference)], Box.full(0.0, 0.0, x.value.center.shape))
-    return Margins(*(_pairwise(form, symbols) for form in (x.value, x.difference, both)))
-
-
-def _pairwise(form: Form, symbols: Symbols) -> Box:
-    count, zero = form.center.shape[1], Box.full(0.0, 0.0, form.center.shape)
-    others = (
-        Form(*(np.repeat(a[:, j : j + 1], count, axis=1) for a in (form.center, form.generators, form.error)))
-        for j in range(count)
-    )
-    boxes = [tight_box(affine([(1.0, form), (-1.0, other)], zero), symbols) for other in others]
-    return Box(*(np.stack([getattr(b, end) for b in boxes], axis=2) for end in ("lo", "hi")))
+    return Margins(*(pairwise(form, symbols) for form in (x.value, x.difference, both)))
 
 
 def magnitudes(x: Form, box: Box) -> Array:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from codesign.checker.lstm import LstmReplay, Product
 from codesign.checker.solver import Function
 from codesign.proof.forms import UNIT, Array, Box, Form, Pair, SecondOrder, Symbols, Term, affine, gamma, up
 
+_VALUES = 8  # symbols a unit and step of the float network alone
 _Parts = tuple[list[Term], Box, list[SecondOrder]]
 
 
 class SecondOrderReplay(LstmReplay):
     """One layer, of one region."""
+
+    def run(self, inputs: Sequence[Pair]) -> list[Pair]:
+        self.symbols.reserve(_VALUES * self.units * len(inputs))
+        return super().run(inputs)
 
     def _squashed(self, function: Function, place: str, x: Pair, noise: Box, table: tuple[float, float]) -> Pair:
         z, d = x.value, x.difference
@@ -58,6 +65,19 @@ def tight_box(form: Form, symbols: Symbols) -> Box:
             radius[b, k] = min(radius[b, k], _squared(form.generators[b, k], float(form.error[b, k]), symbols))
     radius = radius + up(2 * UNIT * form.mag)
     return Box(form.center - radius, form.center + radius)
+
+
+def pairwise(form: Form, symbols: Symbols) -> Box:
+    """Ranges (B, M, M) of value i less value j."""
+    batch, count = form.center.shape
+    lo, hi = np.zeros((2, batch, count, count))
+    for j in range(count - 1):
+        rest = form.part(slice(j + 1, None))
+        own = Form(*(np.repeat(a[:, j : j + 1], count - j - 1, 1) for a in (form.center, form.generators, form.error)))
+        box = tight_box(affine([(1.0, rest), (-1.0, own)], Box.full(0.0, 0.0, rest.center.shape)), symbols)
+        lo[:, j + 1 :, j], hi[:, j + 1 :, j] = box.lo, box.hi
+        lo[:, j, j + 1 :], hi[:, j, j + 1 :] = -box.hi, -box.lo
+    return Box(lo, hi)
 
 
 def _squared(g: Array, error: float, symbols: Symbols) -> float:

@@ -144,7 +144,9 @@ class Form:
 
     @cached_property
     def radius(self) -> Array:
-        total = np.abs(self.generators).sum(-1)
+        total = np.empty(self.center.shape)
+        for k in np.ndindex(*total.shape):  # one value at a time stays in the cache
+            total[k] = np.abs(self.generators[k]).sum()
         return up((total + self.error) * (1.0 + gamma(self.generators.shape[-1])))
 
     @cached_property
@@ -174,6 +176,21 @@ class Symbols:
     def __init__(self, second_order: bool = False) -> None:
         self.second_order = second_order
         self.spans: list[tuple[int, int, int]] = []  # symbols [first, last), and the column where their products begin
+        self._spare = (0, 0)  # columns kept free for symbols without products: forms without others stay narrow
+
+    def reserve(self, count: int) -> None:
+        """Keep columns free for the next symbols without products."""
+        self._spare = (self.count, self.count + count)
+        self.count += count
+
+    def fresh(self, count: int, paired: bool) -> int:
+        """The first column of new symbols."""
+        start, end = self._spare
+        if not paired and start + count <= end:
+            self._spare = (start + count, end)
+            return start
+        self.count += count
+        return self.count - count
 
     def pair(self, count: int) -> None:
         """Give the last symbols their products with the input's, all those of one symbol side by side."""
@@ -242,21 +259,27 @@ class SecondOrder:
 
     def add(self, generators: Array, symbols: Symbols) -> tuple[Array, Array]:
         """Add what is kept; the radius of the rest and the size of what was added, (B, n) each."""
-        X, g, left = symbols.inputs, self.v.generators, self.v.generators.copy()
+        X, g = symbols.inputs, self.v.generators
+        size: Array = np.abs(self.factor)
         rows = self.factor[..., None] * self.u.generators[..., :X]
+        kept = np.zeros_like(size)
         for first, last, block in symbols.spans[: self.spans]:
             if g.shape[-1] < last or not rows.shape[-1]:
                 continue
-            left[..., first:last] = 0.0
+            kept += np.abs(g[..., first:last]).sum(-1)
             products = g[..., first:last, None] * rows[..., None, :]
             if first == 0:  # x_i x_j is x_j x_i
                 products = 0.5 * (products + products.swapaxes(-1, -2))
-            generators[..., block : block + (last - first) * X] += products.reshape(*rows.shape[:-1], -1)
-        size: Array = np.abs(self.factor)
+            generators[..., block : block + (last - first) * X] += products.reshape(*size.shape, -1)
         own = Form(self.u.center, self.u.generators[..., :X], np.zeros_like(size)).radius
-        beyond = Form(self.u.center, self.u.generators[..., X:], self.u.error).radius
-        dropped = Form(self.v.center, left, self.v.error).radius
+        beyond = _less(self.u.radius, np.abs(self.u.generators[..., :X]).sum(-1), X)
+        dropped = _less(self.v.radius, kept, g.shape[-1])
         return up(size * (own * dropped + beyond * self.v.radius)), up(size * own * self.v.radius)
+
+
+def _less(total: Array, part: Array, terms: int) -> Array:
+    """Above what is left of a sum of magnitudes, bounded by `total`, without a part of it, computed from `terms`."""
+    return up(np.maximum(total - part * (1 - 2 * gamma(terms)), 0.0))
 
 
 def affine(
@@ -274,23 +297,38 @@ def affine(
     shape = batch, n = constant.lo.shape
     center, radius = constant.mid, constant.rad
     size, error = np.abs(center), np.zeros(shape)
-    width = max([form.generators.shape[-1] for _, form in terms] + [symbols.count + n if symbols else 0])
-    generators = np.zeros((batch, n, width))
+    start = symbols.fresh(n, paired) if symbols is not None else 0
+    width = max([form.generators.shape[-1] for _, form in terms] + [start + n if symbols is not None else 0])
+    generators, scratch, filled = np.empty((batch, n, width)), np.empty(width), False
     count = len(terms) + 1
-    for a, form in terms:
+    for a, form in sorted(terms, key=lambda term: -term[1].generators.shape[-1]):
         used = form.generators.shape[-1]
         if isinstance(a, Matrix):
-            generators[:, :, :used] += a.value @ form.generators
+            part = a.value @ form.generators
+            if filled:
+                generators[:, :, :used] += part
+            elif used == width:
+                generators = part
+            else:
+                generators[:, :, :used] = part
             center = center + form.center @ a.value.T
             error += form.error @ a.mag.T + form.mag @ np.broadcast_to(a.slack, a.value.shape).T
             size += form.mag @ a.mag.T
             count += a.value.shape[1]
         else:
             factor = np.broadcast_to(np.float64(a), shape)
-            generators[:, :, :used] += factor[:, :, None] * form.generators
+            for k in np.ndindex(*shape):  # one value at a time stays in the cache
+                target = generators[k][:used]
+                np.multiply(form.generators[k], factor[k], out=scratch[:used] if filled else target)
+                if filled:
+                    target += scratch[:used]
             center = center + factor * form.center
             error += np.abs(factor) * form.error
             size += np.abs(factor) * form.mag
+        if not filled:
+            generators[:, :, used:], filled = 0.0, True
+    if not filled:
+        generators[:] = 0.0
     for product in products:
         assert symbols is not None
         rest, added = product.add(generators, symbols)
@@ -298,8 +336,7 @@ def affine(
     error = up(error * (1 + gamma(count)) + gamma(count) * size)
     if symbols is None:
         return Form(center, generators, up(error + radius))
-    generators[:, np.arange(n), symbols.count + np.arange(n)] = up(radius)
-    symbols.count += n
+    generators[:, np.arange(n), start + np.arange(n)] = up(radius)
     if paired:
         symbols.pair(n)
     return Form(center, generators, error)

@@ -32,7 +32,6 @@ class Trace:
     resets: npt.NDArray[np.bool_]  # (R,), in the order of the replay
     states: Array = field(default_factory=lambda: np.zeros(0))  # (P,)
 
-
     def then(self, other: Trace) -> Trace:
         """Choices of two propagations, one after the other."""
         slopes, resets, states = (

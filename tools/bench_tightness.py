@@ -35,7 +35,7 @@ def measure(base: str, activations: str, radius: float, samples: int, method: st
     data = load_calibration(f"{base}.calib.npz", network.input_shape)
     stages, domain = align(network, integer), input_domain(data.x)
     if method == "quadratic":
-        require_quadratic(stages, [ball("0", data.x[0], radius, domain)])
+        require_quadratic(stages, integer, [ball("0", data.x[0], radius, domain)])
     rows, proved, seconds = [], [], 0.0
     for k in range(min(samples, len(data.x))):
         region = ball(str(k), data.x[k], radius, domain)

@@ -17,6 +17,7 @@ from codesign.checker.document import Claims, read_claims
 from codesign.checker.replay import Bounds, replay
 from codesign.checker.result import CannotCheck, Invalid, demand
 from codesign.checker.solver import Choices, Facts
+from codesign.errors import InputError
 from codesign.processes import worker_pool
 from codesign.proof.bounds import require_round_to_nearest
 from codesign.proof.forms import DisjointError
@@ -83,7 +84,10 @@ def check(
 
 def _check_chunk(claims: Claims, prover: str | None, data: Path | None, rows: slice) -> _Outcome:
     require_round_to_nearest()
-    facts, bounds = replay_regions(claims, rows, keep=prover is not None)
+    try:
+        facts, bounds = replay_regions(claims, rows, keep=prover is not None)
+    except InputError as error:  # choices far from any that a searcher makes
+        raise CannotCheck(f"the recorded choices: {error}") from None
     for k in range(rows.stop - rows.start):
         region = claims.regions[rows.start + k]
         name = f"region {rows.start + k} ('{region['id']}')"

@@ -92,6 +92,7 @@ class LstmReplay:
         kept_from = self.facts.choices.fold(place)
         if kept_from is None:
             return hidden, cell
+        demand(not self.symbols.second_order, "symbols are folded where products are kept")
         h, dh, c, dc = ages.fold(forms, kept_from, step)
         return Pair(h, dh, hidden.value_box, hidden.difference_box), Pair(c, dc, cell.value_box, cell.difference_box)
 
@@ -104,7 +105,8 @@ class LstmReplay:
         dz = affine([*moved, (self.R_gap, h.value), (self.R_int, h.difference)], gap)
         noise = self._gate_noise(x, h, z.box + dz.box)
         # What the tables see lies in [GATE_LO, GATE_HI].
-        limits = Box(GATE_LO - z.box.hi - 64 * UNIT, GATE_HI - z.box.lo + 64 * UNIT)
+        room = 4 * UNIT * (16 + z.box.mag)
+        limits = Box(GATE_LO - z.box.hi - room, GATE_HI - z.box.lo + room)
         d_box = (dz.box + noise).meet(limits)
         whole, parts = Pair(z, dz, z.box, d_box), []
         for function, first, last, name in _PIECES:

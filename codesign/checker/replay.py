@@ -17,7 +17,7 @@ from codesign.checker.second_order import SecondOrderReplay, tight_box
 from codesign.checker.solver import Facts
 from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm, Reshape
 from codesign.proof.arithmetic import activation_range
-from codesign.proof.forms import Array, Box, Flags, Pair, Symbols, affine, gamma, join, up
+from codesign.proof.forms import Array, Box, Flags, Form, Pair, Symbols, affine, gamma, join, up
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLastStep, IntLstm, IntReshape
 
 _Op = TypeVar("_Op", IntLstm, IntDense, IntActivation, IntLastStep)
@@ -83,6 +83,10 @@ def input_pairs(network: IntegerNetwork, lo: Array, hi: Array, on_grid: Flags, s
     single = np.where(grid, up(FLOAT32 * x_box.mag * (1 + 1e-9)), 0.0)
     x_box = Box(np.where(grid, x_box.lo - single, x_box.lo), np.where(grid, x_box.hi + single, x_box.hi))
     x = symbols.over(x_box)
+    if symbols.second_order:  # fixed values need no symbol
+        free = (x.generators > 1e-280).any((0, 1))
+        x = Form(x.center, x.generators[..., free], up(x.error + x.generators[..., ~free].sum(-1)))
+        symbols.count = int(free.sum())
     symbols.inputs = symbols.count
     symbols.pair(symbols.count)
     noise, gap, by_grid = input_difference(network.input, x_box, grid)

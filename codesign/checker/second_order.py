@@ -60,7 +60,7 @@ def tight_box(form: Form, symbols: Symbols) -> Box:
     any t > 0: a quadratic form in x, whose coefficients add up with signs.
     """
     radius = form.radius.copy()
-    if symbols.second_order:
+    if symbols.second_order and symbols.inputs:
         for b, k in np.ndindex(*radius.shape):
             radius[b, k] = min(radius[b, k], _squared(form.generators[b, k], float(form.error[b, k]), symbols))
     radius = radius + up(2 * UNIT * form.mag)

@@ -62,7 +62,7 @@ def certify(
     options = options or Options()
     stages = align(float_network, integer_network)
     if options.method == "quadratic":
-        require_quadratic(stages, regions)
+        require_quadratic(stages, integer_network, regions)
     options.criteria.check_outputs(integer_network.output.shape[-1])
     started = time.monotonic()
     tasks = [

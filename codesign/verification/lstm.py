@@ -159,7 +159,8 @@ class LstmPropagation(LstmNoise):
         z_box, d_box = (Box(b.lo.reshape(-1, 4 * H), b.hi.reshape(-1, 4 * H)) for b in (z_box, d_box))
         noise = self.gate_noise(x.integer_box, h.integer_box, z_box + d_box)
         d_box = d_box + noise
-        d_box = d_box.meet(GATE_LIMIT[0] - z_box.hi - UNIT * 64, GATE_LIMIT[1] - z_box.lo + UNIT * 64)
+        room = 4 * UNIT * (16 + z_box.mag)
+        d_box = d_box.meet(GATE_LIMIT[0] - z_box.hi - room, GATE_LIMIT[1] - z_box.lo + room)
         facts = self._relaxed_gates(z_box, d_box, noise, place)
         slope, mid, rad, slope_z, slope_d, d_mid, d_rad, lo, hi, d_lo, d_hi = (a.reshape(shape) for a in facts)
         value = combined([(slope, z)], mid).with_symbol(range(NEW_GATE, NEW_GATE + 4), rad)

@@ -136,7 +136,7 @@ class QuadraticForm:
         worst = max(float(np.abs(slope + s * own).sum() + np.abs(bend + s * square).sum()) for s in (1.0, -1.0))
         columns = np.abs(m).sum(0)
         size = constant + float(np.abs(own).sum() + np.abs(q[:, :X]).sum() + columns @ (1.0 + columns / t)) + plain
-        total = constant + worst + plain + gamma(m.size + X * X + self.extra.shape[1]) * size
+        total = constant + worst + plain + gamma(m.size + X * X + self.extra.shape[1] + self.linear.shape[1]) * size
         return float(up(np.asarray(total)))
 
     def rows(self, part: slice) -> QuadraticForm:

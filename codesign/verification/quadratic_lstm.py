@@ -132,7 +132,8 @@ class QuadraticLstm:
         )
         noise = self.base.gate_noise(x.integer_box, h.integer_box, z.box + dz.box)
         noise = Box(*np.broadcast_arrays(noise.lo, noise.hi))
-        limit = (GATE_LIMIT[0] - z.box.hi - UNIT * 64, GATE_LIMIT[1] - z.box.lo + UNIT * 64)
+        room = 4 * UNIT * (16 + z.box.mag)
+        limit = (GATE_LIMIT[0] - z.box.hi - room, GATE_LIMIT[1] - z.box.lo + room)
         whole = QuadraticPair(z, dz, z.box, (dz.box + noise).meet(*limit))
         pieces: tuple[tuple[Function, slice, tuple[float, float], str], ...] = (
             ("sigmoid", slice(0, 2 * H), self.base.sigmoid_error, "input and forget gate"),

@@ -18,6 +18,7 @@ from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwor
 from codesign.verification import head, rounding
 from codesign.verification.affine import UNIT, Array, Box, Form, Matrix, Pool, gamma, up
 from codesign.verification.align import ActivationStage, DenseStage, LstmStage, ReshapeStage, Stage
+from codesign.verification.lstm import Pair
 from codesign.verification.lstm_noise import LstmNoise
 from codesign.verification.propagate import Enclosure, with_outputs
 from codesign.verification.quadratic_forms import QuadraticForm, Symbols, combine, linear_map, with_noise
@@ -109,15 +110,23 @@ def quadratic_bounds(
     )
 
 
+_FIXED = 1e-280  # radii up to it are those of values that are fixed
+
+
+def _input_columns(pairs: Sequence[Pair], size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Columns of the symbols of free input values, and of those that only the difference has."""
+    used = np.zeros((2, size), dtype=bool)
+    for pair in pairs:
+        for k, form in enumerate((pair.value, pair.difference)):
+            used[k, : form.generators.shape[2]] |= (np.abs(form.generators[0]) > _FIXED).any(0)
+    return np.flatnonzero(used[0]), np.flatnonzero(used[1] & ~used[0])
+
+
 def _inputs(region: Region, network: IntegerNetwork, pool: Pool) -> list[QuadraticPair]:
     """The inputs of every step; the symbols of the region's box come first, those of values that are fixed left out."""
     draft = Pool()
     pairs = input_pairs([region], network.input, draft)
-    used = np.zeros((2, draft.size), dtype=bool)
-    for pair in pairs:
-        for k, form in enumerate((pair.value, pair.difference)):
-            used[k, : form.generators.shape[2]] |= (form.generators[0] != 0).any(0)
-    first, second = np.flatnonzero(used[0]), np.flatnonzero(used[1] & ~used[0])
+    first, second = _input_columns(pairs, draft.size)
     order = np.concatenate([first, second])
     pool.allocate(len(first), "input")
     pool.allocate(len(second), "rounding: input")
@@ -125,8 +134,10 @@ def _inputs(region: Region, network: IntegerNetwork, pool: Pool) -> list[Quadrat
     def converted(affine: Form) -> QuadraticForm:
         full = np.zeros((affine.center.shape[1], draft.size))
         full[:, : affine.generators.shape[2]] = affine.generators[0]
-        none = np.zeros((len(full), len(first), 0))
-        return QuadraticForm(affine.center[0], full[:, order], none, np.zeros((len(full), 0)), affine.error[0])
+        none, linear = np.zeros((len(full), len(first), 0)), full[:, order]
+        full[:, order] = 0.0
+        error = up(affine.error[0] + np.abs(full).sum(1))
+        return QuadraticForm(affine.center[0], linear, none, np.zeros((len(full), 0)), error)
 
     return [QuadraticPair(converted(p.value), converted(p.difference), p.value_box, p.difference_box) for p in pairs]
 
@@ -200,16 +211,20 @@ def _sources(rows: Sequence[QuadraticPair], symbols: Symbols) -> dict[str, float
     row = max(rows, key=lambda r: float(r.difference.radius.max()))
     unit = int(np.argmax(row.difference.radius))
     form = row.difference.rows(slice(unit, unit + 1))
-    parts: dict[str, float] = {"second order: input times noise": float(form.beyond(form.linear.shape[1])[0])}
+    products = float(form.beyond(form.linear.shape[1])[0] - np.abs(form.extra).sum())
+    parts: dict[str, float] = {"second order: input times noise": products}
     for pool, weights in ((symbols.noise, form.linear[0]), (symbols.slack, form.extra[0])):
         for name, total in pool.contributions(weights, 0).items():
             parts[name] = parts.get(name, 0.0) + float(total)
     return {name: total for name, total in parts.items() if total > 0}
 
 
-def require_quadratic(stages: Sequence[Stage], regions: Sequence[Region]) -> None:
+def require_quadratic(stages: Sequence[Stage], network: IntegerNetwork, regions: Sequence[Region]) -> None:
     """InputError where quadratic zonotopes do not apply."""
-    free = max(int((region.lo < region.hi).sum()) for region in regions)
+    free = 0
+    for region in regions:
+        pool = Pool()
+        free = max(free, len(_input_columns(input_pairs([region], network.input, pool), pool.size)[0]))
     why = refusal(stages, regions[0].lo.shape[0], free, regions[0].lo.size)
     if why is not None:
         raise InputError(f"the method 'quadratic' does not apply here: {why}; use --method zonotope")

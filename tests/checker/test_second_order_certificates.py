@@ -52,6 +52,26 @@ def test_they_are_valid_and_not_by_slack(quadratic, take_apart, name, radius):
         assert (stated <= derived * (1 + 1e-5) + 1e-11).all()
 
 
+@pytest.mark.parametrize("around", [{"free_from": 3}, {"grid": 2}, {"noise": "zero"}])
+def test_fixed_inputs_and_grids(tmp_path, take_apart, around):
+    from pathlib import Path
+
+    from codesign.verification import Neighbourhood
+
+    fixtures = Path(__file__).parent.parent / "fixtures"
+    paths = fixtures / "tiny.h5", fixtures / "tiny.tflite"
+    network, data = api.load(paths[0]), api.calibration(paths[0])
+    if "noise" in around:
+        around = {"noise": tmp_path / "noise.csv"}
+        around["noise"].write_text(",".join(["0.0"] * network.input_shape[1]) + "\n")
+    api.certify(
+        network, api.read(paths[1]), data, "5lsb", 2, options=Options(evaluations=30, method="quadratic"),
+        around=Neighbourhood(**around), output=tmp_path / "certificate.json",
+    )  # fmt: skip
+    result = take_apart(tmp_path, *paths).check()
+    assert (result.verdict, result.item) == ("valid", "")
+
+
 def test_one_that_reached_no_region_is_valid(tmp_path, take_apart):
     from pathlib import Path
 

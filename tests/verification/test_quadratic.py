@@ -132,6 +132,21 @@ def test_what_it_does_not_apply_to_is_said(name: str, word: str, monkeypatch: py
     assert refusal(align(network, integer), 4, 4, 4) is None or name == "acts" or word == "GiB"
 
 
+def test_fixed_inputs_have_no_symbol_and_do_not_count_against_the_limit() -> None:
+    network, integer = _models("logits", "int8")
+    data = load_calibration(FIXTURES / "logits.calib.npz", network.input_shape)
+    steps = network.input_shape[0]
+    for free_from in (steps - 1, steps):
+        region = ball("fixed", data.x[0], 0.05, input_domain(data.x), min(free_from, steps - 1))
+        if free_from == steps:
+            region = ball("point", data.x[0], 0.0, input_domain(data.x))
+        pairs = quadratic_network._inputs(region, integer, Pool())
+        assert pairs[0].value.inputs == int((region.lo < region.hi).sum())
+        bounds = quadratic_bounds(align(network, integer), integer, region)
+        reached = _differences(network, integer, region, np.random.default_rng(1))
+        assert reached <= bounds.difference.mag.max()
+
+
 def test_the_whole_domain_is_refused() -> None:
     from codesign import api
 

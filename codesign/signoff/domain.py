@@ -85,8 +85,21 @@ def streams(reader: Reader, certificate: Evidence | None, hil: Evidence | None, 
     what = f"{len(entries)} stream{'s' if len(entries) > 1 else ''}"
     return [
         f"Checked on the device: {what} of {steps:,} steps in all, without a reset on the way; every step equals the "
-        f"exact integer reference bit for bit{bound}."
+        f"exact integer reference bit for bit{bound}.{_latency(hil, entries)}"
     ]
+
+
+def _latency(hil: Evidence | None, entries: Sequence[Any]) -> str:
+    """What a time step costs, by the device's counter over whole streams; '' where it counts nothing."""
+    counter = hil.get("counter") if isinstance(hil, Mapping) else None
+    unit = counter.get("unit") if isinstance(counter, Mapping) else None
+    total = steps = 0
+    for entry in entries:
+        count, length = (entry.get(name) if isinstance(entry, Mapping) else None for name in ("count", "steps"))
+        if unit not in ("cycles", "instructions") or not is_kind(count, "count") or not is_kind(length, "count"):
+            return ""
+        total, steps = total + int(count or 0), steps + int(length or 0)
+    return f" A time step takes {total / steps:,.0f} {unit} on average." if total and steps else ""
 
 
 def short(hil: Evidence | None) -> list[str]:

@@ -58,6 +58,15 @@ def test_the_statement_and_the_stream_are_told(good: Evidence) -> None:
     assert not any("Nothing is proved for inputs outside" in note for note in result.notes)
 
 
+def test_what_a_time_step_costs_is_told(good: Evidence) -> None:
+    evidence = whole_domain(good)
+    evidence.hil["counter"]["unit"] = "instructions"
+    evidence.hil["streams"][0]["count"] = 25_000_000
+    assert any("A time step takes 2,500 instructions on average." in text for text in judge(evidence).proved)
+    evidence.hil["streams"][0]["count"] = 0
+    assert not any("A time step" in text for text in judge(evidence).proved)
+
+
 def test_a_fixed_length_needs_no_stream(good: Evidence) -> None:
     result = judge(whole_domain(good, any_length=False))
     assert (result.verdict, result.failures) == ("PASS", ())

@@ -21,6 +21,7 @@ Array = npt.NDArray[np.float64]
 UNIT = 2.0**-53
 # Above anything that underflow (or flush-to-zero) can lose in the operations below.
 TINY = 1e-290
+RESET = 1.3  # a form wider than its box by this factor is replaced by the box
 
 
 def require_round_to_nearest() -> None:
@@ -156,18 +157,10 @@ class Form:
     def from_box(box: Box, pool: Pool, source: str) -> Form:
         """One fresh symbol for every coordinate."""
         start = pool.allocate(box.lo.shape[1], source)
-        return _with_diagonal(box.mid, None, np.full_like(box.lo, TINY), box.rad, start)
-
-
-def _with_diagonal(center: Array, generators: Array | None, error: Array, noise: Array, start: int) -> Form:
-    """Place `generators` in the first columns and `noise` on a diagonal from column `start`."""
-    batch, n = center.shape
-    full = np.zeros((batch, n, start + n))
-    if generators is not None:
-        full[:, :, : generators.shape[-1]] = generators
-    index = np.arange(n)
-    full[:, index, start + index] = noise
-    return Form(center, full, error)
+        batch, n = box.lo.shape
+        generators, index = np.zeros((batch, n, start + n)), np.arange(n)
+        generators[:, index, start + index] = box.rad
+        return Form(box.mid, generators, np.full_like(box.lo, TINY))
 
 
 def _columns(batch: int, n: int, forms: Sequence[Form], pool: Pool | None) -> Array:
@@ -276,16 +269,3 @@ def sum_and_difference(x: Form, x0: Array, rx: Array, y: Form, y0: Array, ry: Ar
         lo, hi = np.maximum(middle - radius, -2.0), np.minimum(middle + radius, 2.0)
         boxes.append(Box(np.minimum(lo, 2.0), np.maximum(hi, -2.0)))
     return boxes[0], boxes[1]
-
-
-def reset_wide(form: Form, box: Box, pool: Pool, source: str, factor: float = 1.3) -> Form:
-    """Replace the forms whose radius exceeds `factor` times the box's by a fresh symbol over the box."""
-    wide = form.radius > factor * box.rad
-    pool.resets.append(wide)
-    if not wide.any():
-        return form
-    center = np.where(wide, box.mid, form.center)
-    generators = np.where(wide[:, :, None], 0.0, form.generators)
-    error = np.where(wide, TINY, form.error)
-    start = pool.allocate(center.shape[1], source)
-    return _with_diagonal(center, generators, error, np.where(wide, box.rad, 0.0), start)

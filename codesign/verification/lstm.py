@@ -19,7 +19,7 @@ import numpy as np
 from codesign.network.model import Lstm
 from codesign.quantization.integer import IntLstm
 from codesign.verification import relaxation, rounding
-from codesign.verification.affine import UNIT, Array, Box, Form, Matrix, Pool, gamma, product_box, up
+from codesign.verification.affine import RESET, UNIT, Array, Box, Form, Matrix, Pool, gamma, product_box, up
 from codesign.verification.lstm_noise import GATE_LIMIT, LstmNoise
 from codesign.verification.relaxation import Recorder
 from codesign.verification.unit_forms import (
@@ -46,7 +46,6 @@ from codesign.verification.unit_forms import (
 
 # The rows of a region take at most this many bytes; what they hold beyond is folded (`UnitRows.fold`).
 ROWS_BYTES = 1 << 27
-_RESET = 1.3  # a form wider than its box by this factor is replaced by the box
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,7 +252,7 @@ class LstmPropagation(LstmNoise):
 
         A replay has to give up the same units, so the pool remembers them.
         """
-        wide = own.rad > _RESET * box.rad
+        wide = own.rad > RESET * box.rad
         self.pool.resets.append(wide)
         size = up(np.where(wide, box.mag, own.mag) + 8 * UNIT * (np.abs(form.center) + box.mag))
         return form.replaced(wide, box, slot) if wide.any() else form, size

@@ -21,7 +21,7 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 
-from codesign.verification.affine import TINY, UNIT, Array, Box, Matrix, Pool, gamma, up
+from codesign.verification.affine import RESET, TINY, UNIT, Array, Box, Matrix, Pool, gamma, up
 
 
 @dataclass
@@ -300,9 +300,9 @@ def with_noise(form: QuadraticForm, noise: Box, symbols: Symbols, source: str) -
     return _with_symbols(moved, noise.rad[0], symbols, source, False)
 
 
-def reset_wide(form: QuadraticForm, box: Box, symbols: Symbols, slack: bool, factor: float = 1.3) -> QuadraticForm:
-    """Replace the coordinates whose radius exceeds `factor` times the box's (1, n) by a fresh symbol over the box."""
-    wide = form.radius > factor * box.rad[0]
+def reset_wide(form: QuadraticForm, box: Box, symbols: Symbols, slack: bool) -> QuadraticForm:
+    """Replace the coordinates whose radius exceeds `RESET` times the box's (1, n) by a fresh symbol over the box."""
+    wide = form.radius > RESET * box.rad[0]
     symbols.resets.append(wide[None])
     if not wide.any():
         return form

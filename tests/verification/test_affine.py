@@ -14,7 +14,6 @@ from codesign.verification.affine import (
     linear,
     product_box,
     require_round_to_nearest,
-    reset_wide,
 )
 
 
@@ -75,17 +74,6 @@ def test_differences_of_shared_symbols_cancel():
     x = Form.from_box(Box(np.array([[-5.0]]), np.array([[5.0]])), pool, "x")
     difference = combine([(1.0, x), (-1.0, x)])
     assert difference.radius[0, 0] < 1e-12
-
-
-def test_reset_replaces_only_wide_forms():
-    pool = Pool()
-    x = Form.from_box(Box(np.array([[-5.0, -1.0]]), np.array([[5.0, 1.0]])), pool, "x")
-    box = Box(np.array([[-1.0, -1.0]]), np.array([[1.0, 1.0]]))
-    y = reset_wide(x, box, pool, "reset")
-    np.testing.assert_allclose(y.radius, [[1.0, 1.0]], rtol=1e-9)
-    assert y.generators[0, 1, 1] == x.generators[0, 1, 1]
-    assert y.generators[0, 0, 0] == 0.0
-    assert reset_wide(x, x.box, pool, "reset") is x
 
 
 def test_disjoint_enclosures_are_an_error():

@@ -46,7 +46,7 @@ class Patch:
 def curve(function: Function, z: Box, place: str, recorder: Recorder | None) -> Curve:
     """Least squares on Chebyshev nodes; a tangent where the box is thin."""
     middle, radius = z.mid, np.maximum(z.rad, _THIN)
-    nodes = value(function, middle + radius * _NODES[:, None, None])
+    nodes = value(function, middle + radius * _NODES.reshape(-1, *[1] * middle.ndim))
     _, c1, c2 = np.tensordot(_FIT, nodes, 1)
     wide = z.rad > 1e-4
     bend = np.where(wide, c2 / radius**2, 0.0)

@@ -12,15 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codesign.proof.obligation import Kind
 from codesign.verification.affine import UNIT, Array, Box, gamma, product_box, up
-from codesign.verification.relaxation import Function, Recorder, RelaxationBatch, derivative, image, value
-
-_CELLS = 24
-_NODES = -np.cos(np.pi * (np.arange(9) + 0.5) / 9)
-_FIT = np.linalg.pinv(np.vander(_NODES, 3, increasing=True))
-# max |f'''|: sigmoid''' = p (1 - 6 p) with p = sigmoid' in [0, 1/4], at most 1/8; tanh''' = 16 sigmoid'''(2 z).
-_THIRD = {"sigmoid": 0.1251, "tanh": 2.001}
+from codesign.verification.curved import curve
+from codesign.verification.relaxation import Function, Recorder, image
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,52 +27,17 @@ class Parabola:
     residual: Box
 
 
-def second_derivative(function: Function, z: Array) -> Array:
-    y = value(function, z)
-    return np.asarray(y * (1 - y) * (1 - 2 * y) if function == "sigmoid" else -2 * y * (1 - y * y))
-
-
 def parabola(
     function: Function, box: Box, center: Array, place: str = "", recorder: Recorder | None = None
 ) -> Parabola:
-    """Least squares on Chebyshev nodes; the residual from a grid with its second-order remainder.
-
-    Between neighbours of a grid of step h the residual leaves the chord by at most h^2/8 max |f'' - 2 s2|, and f''
-    moves by at most h/2 max |f'''| from its value in the middle of the cell.
-    """
-    middle, radius = box.mid, np.maximum(box.rad, 1e-9)
-    nodes = value(function, middle + radius * _NODES[(slice(None), *[None] * middle.ndim)])
-    c0, c1, c2 = np.tensordot(_FIT, nodes, 1)
-    shift = middle - center
-    s2 = c2 / radius**2
-    s1 = c1 / radius - 2 * shift * s2
-    s0 = c0 - c1 * shift / radius + s2 * shift**2
-    thin = box.rad < 1e-6
-    s2 = np.where(thin, 0.0, s2)
-    s1 = np.where(thin, derivative(function, center), s1)
-    s0 = np.where(thin, value(function, center), s0)
-    share = np.linspace(0.0, 1.0, _CELLS + 1)[(slice(None), *[None] * middle.ndim)]
-    grid = np.clip(box.lo + (box.hi - box.lo) * share, box.lo, box.hi)
-    grid[-1] = box.hi
-    d = grid - center
-    at = value(function, grid) - (s0 + s1 * d + s2 * d * d)
-    step = np.diff(grid, axis=0).max(0) * (1 + 1e-9) + 1e-15
-    half = 0.5 * (grid[1:] + grid[:-1])
-    curvature = np.abs(second_derivative(function, half) - 2 * s2) + 0.51 * step * _THIRD[function] + 1e-12
-    bulge = step**2 / 8 * curvature * (1 + 1e-9)
-    lost = 64 * UNIT * (4 + np.abs(s0) + (np.abs(s1) + np.abs(s2) * np.abs(d).max(0)) * np.abs(d).max(0))
-    low = (np.minimum(at[1:], at[:-1]) - bulge).min(0) - lost
-    high = (np.maximum(at[1:], at[:-1]) + bulge).max(0) + lost
-    room = 1e-3 * (high - low) + 1e-10
-    low, high = low - room, high + room
-    if recorder is not None:
-        # f(z) - s2 z^2 - (s1 - 2 s2 c) z in [low, high] + s0 - s1 c + s2 c^2; room covers the rounding of these.
-        kind: Kind = "sigmoid_square" if function == "sigmoid" else "tanh_square"
-        offset = s0 - s1 * center + s2 * center**2
-        slopes = (s1 - 2 * s2 * center, np.zeros_like(s2))
-        batch = RelaxationBatch(kind, place, (box.lo, s2), (box.hi, s2), slopes, offset + low, offset + high)
-        recorder.add(batch)
-    return Parabola(s0, s1, s2, Box(low, high))
+    """`curved.curve` expanded around `center`; what its coefficients lose by rounding there is in the residual."""
+    fit = curve(function, box, place, recorder)
+    middle = fit.residual.mid
+    s1 = fit.slope + 2 * fit.curve * center
+    s0 = fit.slope * center + fit.curve * center**2 + middle
+    size = np.abs(fit.slope * center) + np.abs(fit.curve) * center**2 + np.abs(middle)
+    lost = up(16 * UNIT * (size + (np.abs(fit.slope) + 2 * np.abs(fit.curve * center)) * _reach(box, center)))
+    return Parabola(s0, s1, fit.curve, (fit.residual + Box(-middle, -middle)).widen(lost))
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,8 +23,8 @@ from codesign.quantization import (
     load_calibration,
     read_integer_network,
 )
+from codesign.quantization.align import align
 from codesign.verification import Neighbourhood, Options, RegionKind
-from codesign.verification.align import align
 from codesign.verification.region_files import load_regions
 
 if TYPE_CHECKING:

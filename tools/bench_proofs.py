@@ -13,9 +13,9 @@ import numpy as np
 
 from codesign.network.model import FloatNetwork, Lstm
 from codesign.proof import prove
+from codesign.quantization.align import align
 from codesign.quantization.integer import IntegerNetwork, IntLastStep, IntLstm, QuantizedTensor
 from codesign.quantization.multipliers import gate_multiplier, product_multiplier
-from codesign.verification.align import align
 from codesign.verification.audit import obligations
 from codesign.verification.propagate import propagate
 from codesign.verification.regions import Region

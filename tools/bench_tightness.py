@@ -21,9 +21,9 @@ from threadpoolctl import threadpool_limits
 
 from codesign.network import load_network
 from codesign.quantization import load_calibration, read_integer_network
+from codesign.quantization.align import align
 from codesign.verification import ball, input_domain, search
 from codesign.verification.abstract import abstract_lower
-from codesign.verification.align import align
 from codesign.verification.propagate import propagate, top1_proved
 from codesign.verification.quadratic_network import require_quadratic, sharpened
 

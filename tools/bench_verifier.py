@@ -103,7 +103,7 @@ def _peer(command: list[str], label: str, count: int) -> str:
 def speed_table(arguments: argparse.Namespace) -> None:
     from codesign.network import load_network
     from codesign.quantization import load_calibration, read_integer_network
-    from codesign.verification.align import align
+    from codesign.quantization.align import align
     from codesign.verification.propagate import propagate
     from codesign.verification.regions import ball, input_domain
 
@@ -136,7 +136,7 @@ def growth_table(arguments: argparse.Namespace) -> None:
 def one_case(arguments: argparse.Namespace) -> None:
     from codesign.network import load_network
     from codesign.quantization import convert, read_integer_network
-    from codesign.verification.align import align
+    from codesign.quantization.align import align
     from codesign.verification.lstm import ROWS_BYTES
     from codesign.verification.propagate import propagate
     from codesign.verification.regions import ball

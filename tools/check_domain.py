@@ -20,15 +20,15 @@ from codesign.api import calibration, load, profile_variants, read
 from codesign.network import evaluate
 from codesign.network.model import FloatNetwork
 from codesign.quantization import IntegerNetwork
+from codesign.quantization.align import align
+from codesign.quantization.rescaling import effective_network
 from codesign.semantics import dequantize, quantize_input, simulate
 from codesign.verification import domain_region, input_domain
 from codesign.verification.affine import Box
-from codesign.verification.align import align
 from codesign.verification.all_inputs import quantized_stream, stream_inputs
 from codesign.verification.domain import enclose_domain
 from codesign.verification.gradient import input_gradient
 from codesign.verification.regions import Region
-from codesign.verification.rescaling import effective_network
 from codesign.verification.search import Search
 from codesign.verification.streams import float_stream, integer_stream
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from codesign.proof.proof_file import FORMAT, ProofFile, digest, pack, proof_path
+from codesign.quantization.align import align
 from codesign.verification import Certification
-from codesign.verification.align import align
 from codesign.verification.propagate import propagate
 from codesign.verification.quadratic_network import sharpened
 from codesign.verification.relaxation import Recorder

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from codesign.errors import CodesignError
 from codesign.network import FloatNetwork, evaluate
 from codesign.quantization import IntegerNetwork
+from codesign.quantization.align import align
+from codesign.quantization.rescaling import effective_network
 from codesign.training.bound import BoundModel
 from codesign.training.emulate import emulate
-from codesign.verification.align import align
 from codesign.verification.domain import DomainEnclosure, covered, enclose_domain
 from codesign.verification.regions import domain_region
-from codesign.verification.rescaling import effective_network
 
 
 @dataclass(frozen=True)

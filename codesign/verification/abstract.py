@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from codesign.network.evaluation import activate
+from codesign.quantization.align import ActivationStage, DenseStage, LstmStage, Stage
 from codesign.quantization.integer import IntegerNetwork
 from codesign.verification import head, rounding
 from codesign.verification.affine import Array, Box
-from codesign.verification.align import ActivationStage, DenseStage, LstmStage, Stage
 from codesign.verification.lstm_noise import layer_weights
 from codesign.verification.regions import Region, reachable_inputs
 

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from codesign.network import evaluate
 from codesign.proof.statement import ALL_INPUTS_METHOD, all_inputs_statement, sentences
+from codesign.quantization.align import align
 from codesign.quantization.integer import ActivationArray, IntegerNetwork
+from codesign.quantization.rescaling import effective_network
 from codesign.semantics import dequantize, quantize
 from codesign.verification.affine import Array, Box, require_round_to_nearest
-from codesign.verification.align import align
 from codesign.verification.audit import discharge
 from codesign.verification.certify import Certification
 from codesign.verification.criteria import Status, proofs
@@ -24,7 +25,6 @@ from codesign.verification.facts import facts
 from codesign.verification.propagate import top1_proved
 from codesign.verification.regions import Region
 from codesign.verification.relaxation import Recorder
-from codesign.verification.rescaling import effective_network
 from codesign.verification.results import Options, RegionResult
 from codesign.verification.same_class import same_class_margin
 from codesign.verification.streams import float_stream, integer_stream

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from codesign.errors import InputError
 from codesign.network.model import FloatNetwork
 from codesign.processes import worker_pool
+from codesign.quantization.align import align
 from codesign.quantization.integer import IntegerNetwork
 from codesign.verification.abstract import abstract_lower
 from codesign.verification.affine import Array, Box, require_round_to_nearest
-from codesign.verification.align import align
 from codesign.verification.audit import ProofSummary, discharge
 from codesign.verification.criteria import Criteria, Flags, Status, proofs
 from codesign.verification.facts import Facts, facts

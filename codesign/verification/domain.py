@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
+from codesign.quantization.align import ActivationStage, DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm
 from codesign.verification import head, rounding
 from codesign.verification.affine import Array, Box, Form, Pool, up
-from codesign.verification.align import ActivationStage, DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.verification.comparison import LayerComparison, State, excess
 from codesign.verification.invariant import Contraction, invariant_state
 from codesign.verification.lstm import Pair
@@ -66,7 +66,7 @@ def enclose_domain(
 ) -> DomainEnclosure:
     """Enclose both networks' outputs and their difference over `region`, one box of inputs.
 
-    `network` and `variants` are effective ones (`codesign.verification.rescaling`), as `stages` was aligned with.
+    `network` and `variants` are effective ones (`codesign.quantization.rescaling`), as `stages` was aligned with.
     `recorder` takes the nonlinear facts that the bounds rest on. For any length every output row gets the one bound.
     InputError where a layer is not supported; CodesignError where no bound exists for any number of steps.
     """

@@ -10,10 +10,10 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from codesign.quantization.align import DenseStage
 from codesign.quantization.integer import IntActivation, IntDense, Profile
 from codesign.verification import relaxation, rounding
 from codesign.verification.affine import UNIT, Array, Box, Form, Matrix, Pool, combine, linear, up
-from codesign.verification.align import DenseStage
 from codesign.verification.lstm import Pair
 from codesign.verification.relaxation import Function, Recorder
 

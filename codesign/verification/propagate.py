@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from codesign.quantization.align import DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm
+from codesign.quantization.rescaling import effective_network
 from codesign.verification import head
 from codesign.verification.affine import Array, Box, Form, Pool
-from codesign.verification.align import DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.verification.lstm import LstmPropagation, Pair
 from codesign.verification.norms import probability_sum, sum_of_magnitudes
 from codesign.verification.regions import Region, input_pairs
 from codesign.verification.relaxation import Recorder
-from codesign.verification.rescaling import effective_network
 from codesign.verification.trace import MARGIN_ROOM
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
+from codesign.quantization.align import ActivationStage, DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm
+from codesign.quantization.rescaling import effective_network
 from codesign.verification import head, rounding
 from codesign.verification.affine import UNIT, Array, Box, Form, Matrix, Pool, gamma, up
-from codesign.verification.align import ActivationStage, DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.verification.lstm import Pair
 from codesign.verification.lstm_noise import LstmNoise
 from codesign.verification.propagate import Enclosure, with_outputs
@@ -25,7 +26,6 @@ from codesign.verification.quadratic_forms import QuadraticForm, Symbols, combin
 from codesign.verification.quadratic_lstm import QuadraticLstm, QuadraticPair
 from codesign.verification.regions import Region, input_pairs
 from codesign.verification.relaxation import Recorder, RelaxationBatch
-from codesign.verification.rescaling import effective_network
 from codesign.verification.trace import Trace, traces
 
 MAX_BYTES = 2 << 30

@@ -244,7 +244,7 @@ def _integer_bounds(
     task: _Task, lower: Array, upper: Array, margins: Array, recorder: Recorder | None
 ) -> tuple[Array, Array, Array]:
     """The same for the dequantized logits of the integer network; margins are those of its integer output."""
-    from codesign.verification.align import align
+    from codesign.quantization.align import align
     from codesign.verification.propagate import propagate
 
     network = task.network

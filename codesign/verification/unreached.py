@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from codesign.quantization.align import ActivationStage, DenseStage, LstmStage, Stage
 from codesign.quantization.integer import IntegerNetwork
 from codesign.verification import rounding
 from codesign.verification.affine import Array, Box, gamma, up
-from codesign.verification.align import ActivationStage, DenseStage, LstmStage, Stage
 from codesign.verification.regions import FLOAT32_UNIT, Region
 
 

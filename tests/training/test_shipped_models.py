@@ -9,16 +9,16 @@ import pytest
 
 from codesign.network import evaluate, load_network
 from codesign.quantization import load_calibration
+from codesign.quantization.align import align
+from codesign.quantization.rescaling import effective_network
 from codesign.semantics import dequantize
 from codesign.training.bound import BoundModel
 from codesign.training.emulate import emulate
 from codesign.training.measure import measure
 from codesign.verification.affine import Box
-from codesign.verification.align import align
 from codesign.verification.all_inputs import quantized_stream, stream_inputs
 from codesign.verification.domain import enclose_domain
 from codesign.verification.regions import domain_region
-from codesign.verification.rescaling import effective_network
 from codesign.verification.search import search
 from codesign.verification.streams import float_stream, integer_stream
 

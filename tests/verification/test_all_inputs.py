@@ -12,13 +12,13 @@ from codesign.cli import main
 from codesign.errors import InputError
 from codesign.network import evaluate
 from codesign.quantization import Calibration
+from codesign.quantization.align import align
+from codesign.quantization.rescaling import effective_network
 from codesign.semantics import dequantize, quantize_input, simulate
 from codesign.text import upward
 from codesign.verification import Criteria, Options
-from codesign.verification.align import align
 from codesign.verification.domain import covered, enclose_domain
 from codesign.verification.regions import domain_region
-from codesign.verification.rescaling import effective_network
 from codesign.verification.same_class import same_class_margin
 
 OPTIONS = Options(proof="none", evaluations=200)

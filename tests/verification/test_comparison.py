@@ -8,11 +8,11 @@ from random_pairs import random_pair
 
 from codesign.network import evaluate, evaluate_layers
 from codesign.network.model import Lstm
+from codesign.quantization.align import LstmStage, align
 from codesign.quantization.integer import IntLstm
 from codesign.semantics import dequantize, quantize_input, simulate_trace
 from codesign.verification import coefficients, comparison, domain_region
 from codesign.verification.affine import Box
-from codesign.verification.align import LstmStage, align
 from codesign.verification.comparison import LayerComparison, State
 from codesign.verification.domain import Row, _input_rows, enclose_domain, run_layer
 from codesign.verification.search import Search

@@ -9,11 +9,11 @@ from random_pairs import random_pair
 
 from codesign.errors import InputError
 from codesign.network import evaluate, evaluate_layers
+from codesign.quantization.align import align
 from codesign.quantization.integer import IntDense
 from codesign.semantics import dequantize, quantize_input, simulate
 from codesign.verification import Criteria, Options, Region, ball, certify, domain_region, grid_ball, input_domain
 from codesign.verification.affine import Box
-from codesign.verification.align import align
 from codesign.verification.criteria import proofs, ranking, top1_above, topk
 from codesign.verification.head import Margins
 from codesign.verification.propagate import propagate

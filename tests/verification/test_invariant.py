@@ -8,12 +8,12 @@ from random_pairs import random_pair
 
 from codesign.errors import CodesignError, InputError
 from codesign.network.model import Lstm
+from codesign.quantization.align import align
 from codesign.quantization.integer import IntLastStep, IntLstm
 from codesign.quantization.multipliers import product_multiplier
 from codesign.semantics import dequantize
 from codesign.verification import domain_region, invariant
 from codesign.verification.affine import Box
-from codesign.verification.align import align
 from codesign.verification.all_inputs import quantized_stream, stream_inputs
 from codesign.verification.comparison import FloatLayer, LayerComparison, inside
 from codesign.verification.domain import _input_rows, enclose_domain

@@ -12,10 +12,10 @@ from codesign.network import load_network
 from codesign.network.model import FloatNetwork
 from codesign.proof import curved_bounds, prove
 from codesign.quantization import IntegerNetwork, load_calibration, read_integer_network
+from codesign.quantization.align import align
 from codesign.semantics import quantize_input
 from codesign.verification import Options, ball, certify, curved, input_domain, quadratic_network, search
 from codesign.verification.affine import Box, Matrix, Pool
-from codesign.verification.align import align
 from codesign.verification.audit import obligations
 from codesign.verification.propagate import propagate
 from codesign.verification.quadratic_forms import Product, QuadraticForm, Symbols, combine, linear_map, reset_wide

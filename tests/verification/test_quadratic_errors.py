@@ -10,9 +10,9 @@ import pytest
 from random_pairs import random_pair
 
 from codesign.network import evaluate
+from codesign.quantization.align import align
 from codesign.semantics import dequantize, quantize_input, simulate
 from codesign.verification import ball, curved, quadratic_forms, quadratic_lstm, search
-from codesign.verification.align import align
 from codesign.verification.quadratic_network import quadratic_bounds
 
 

@@ -11,6 +11,7 @@ from random_pairs import random_pair
 from codesign.errors import InputError
 from codesign.network import evaluate
 from codesign.quantization import Calibration
+from codesign.quantization.align import align
 from codesign.semantics import dequantize, quantize_input, simulate, simulate_trace
 from codesign.verification import (
     Neighbourhood,
@@ -24,7 +25,6 @@ from codesign.verification import (
     select,
 )
 from codesign.verification.abstract import abstract_lower
-from codesign.verification.align import align
 from codesign.verification.facts import facts
 from codesign.verification.propagate import propagate, top1_proved
 from codesign.verification.region_files import load_noise, load_regions

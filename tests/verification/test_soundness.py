@@ -6,9 +6,9 @@ from random_pairs import random_pair
 
 from codesign.network import evaluate, load_network
 from codesign.quantization import convert, load_calibration, read_integer_network
+from codesign.quantization.align import align
 from codesign.semantics import TflmInterpreter, dequantize, quantize_input, simulate
 from codesign.verification import ball, domain_region, input_domain, search
-from codesign.verification.align import align
 from codesign.verification.propagate import propagate, top1_proved
 
 NAMES = ["tiny", "logits", "stacked", "sequence", "timedist", "acts"]

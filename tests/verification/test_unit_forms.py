@@ -9,9 +9,9 @@ import pytest
 from random_pairs import random_pair
 from test_soundness import check
 
+from codesign.quantization.align import align
 from codesign.verification import ball, lstm
 from codesign.verification.affine import Box, Form, Pool
-from codesign.verification.align import align
 from codesign.verification.propagate import propagate
 from codesign.verification.unit_forms import NEW_CELL, NEW_TANH, ROWS, WIDTH, UnitForm, UnitRows, combined
 

@@ -16,7 +16,7 @@ from codesign.quantization.integer import (
     IntOp,
     IntReshape,
 )
-from codesign.verification.rescaling import effective_network
+from codesign.quantization.rescaling import effective_network
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,14 @@ class _Operators:
 
     def __init__(self, network: IntegerNetwork) -> None:
         self._ops: list[IntOp] = [op for op in network.ops if not isinstance(op, IntReshape)]
-        self._next = 0
+        self._next, previous = 0, network.input
+        for op in network.ops:
+            if (op.input.scale, op.input.zero_point) != (previous.scale, previous.zero_point):
+                raise InputError(
+                    f"the int8 model's operator '{op.name}' reads its input in other units than it was written in; "
+                    "convert the float model again"
+                )
+            previous = op.output
 
     def peek(self) -> IntOp | None:
         return self._ops[self._next] if self._next < len(self._ops) else None

@@ -61,9 +61,11 @@ def main() -> None:
     start = time.perf_counter()
     propagate(align(network, integer), integer, [region], recorder)
     print(f"propagated in {time.perf_counter() - start:.2f} s")
-    relaxations = obligations([batch for batch in recorder.batches if batch.kind != "square_difference"])
     products = obligations([batch for batch in recorder.batches if batch.kind == "square_difference"])
-    for name, chosen in (("relaxations", relaxations), ("products", products)):
+    others = [batch for batch in recorder.batches if batch.kind != "square_difference"]
+    relaxations = obligations([batch for batch in others if batch.chosen])
+    ranges = obligations([batch for batch in others if not batch.chosen])
+    for name, chosen in (("relaxations", relaxations), ("ranges", ranges), ("products", products)):
         for prover in ("icp", "closed-form"):
             start = time.perf_counter()
             results = prove(chosen, prover, workers=options.workers)

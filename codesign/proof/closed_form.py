@@ -90,20 +90,23 @@ def extremes(obligation: Obligation) -> tuple[Extreme, Extreme]:
     if obligation.kind == "square_difference":
         return _over_candidates(obligation, _separable_candidates(obligation.box, slopes))
     if obligation.kind == "sigmoid":
-        low, high = _sigmoid_sup(_reflected(obligation.box), slopes), _sigmoid_sup(obligation.box, slopes)
-        return Extreme(1 - low.bound, _negated(low.point)), high
+        return _sigmoid_extremes(obligation.box, slopes)
     if obligation.kind == "sigmoid_diff":
         low, high = _diff_sup(_reflected(obligation.box), slopes), _diff_sup(obligation.box, slopes)
         return Extreme(-low.bound, _negated(low.point)), high
     # tanh(z) = 2 sigmoid(2z) - 1: doubling a binary64 number is exact, and so is quartering a ball.
     box = [(2.0 * lower, 2.0 * upper) for lower, upper in obligation.box]
     slopes = [slope / 4 for slope in slopes]
-    shift = 1 if obligation.kind == "tanh" else 0
-    find = _sigmoid_sup if obligation.kind == "tanh" else _diff_sup
-    low, high = find(_reflected(box), slopes), find(box, slopes)
+    if obligation.kind == "tanh":
+        low, high = _sigmoid_extremes(box, slopes)
+        return (
+            Extreme(2 * low.bound - 1, tuple(0.5 * x for x in low.point)),
+            Extreme(2 * high.bound - 1, tuple(0.5 * x for x in high.point)),
+        )
+    low, high = _diff_sup(_reflected(box), slopes), _diff_sup(box, slopes)
     return (
-        Extreme(shift - 2 * low.bound, tuple(-0.5 * x for x in low.point)),
-        Extreme(2 * high.bound - shift, tuple(0.5 * x for x in high.point)),
+        Extreme(-2 * low.bound, tuple(-0.5 * x for x in low.point)),
+        Extreme(2 * high.bound, tuple(0.5 * x for x in high.point)),
     )
 
 
@@ -201,12 +204,16 @@ def _over_candidates(obligation: Obligation, points: list[tuple[arb, ...]]) -> t
     return best[0], best[1]
 
 
-def _sigmoid_sup(box: Box, slopes: Sequence[arb]) -> Extreme:
-    points = list(_corners(box))
+def _sigmoid_extremes(box: Box, slopes: Sequence[arb]) -> tuple[Extreme, Extreme]:
+    """At an end, or at -kappa and kappa; both from values of sigmoid itself, which stay accurate where it is tiny."""
+    corners = list(_corners(box))
     critical = kappa(slopes[0])
-    if critical is not None:
-        points.append((critical,))
-    return _largest(box, [(p, sigmoid(p[0]) - slopes[0] * p[0]) for p in points if _possible(p, box)])
+    low, high = (
+        [(p, sigmoid(p[0]) - slopes[0] * p[0]) for p in (*corners, *inside) if _possible(p, box)]
+        for inside in (((), ()) if critical is None else (((-critical,),), ((critical,),)))
+    )
+    infimum = _largest(box, [(p, -value) for p, value in low])
+    return Extreme(-infimum.bound, infimum.point), _largest(box, high)
 
 
 def _largest(box: Box, found: Sequence[tuple[tuple[arb, ...], arb]]) -> Extreme:

@@ -89,15 +89,24 @@ def complement_range(lo: npt.ArrayLike, hi: npt.ArrayLike, note: Note | None = N
 def log_odds(lo: Array, hi: Array, note: Note | None = None) -> tuple[Array, Array]:
     """(lower, upper), (B, M), around log p_i / (1 - p_i) = -log sum_{j != i} exp(l_j - l_i) for a softmax p.
 
-    `lo`, `hi` (B, M, M): ranges of l_i - l_j; the diagonal does not count. For a single class both are `SINGLE`.
-    InputError for ranges that are reversed or not within +-`LARGEST_MARGIN`.
+    `lo`, `hi` (B, M, M): ranges of l_i - l_j; the diagonal does not count. As `odds_of` for the rest.
     """
     batch, classes = lo.shape[:2]
-    if classes == 1:
-        return np.full((batch, 1), SINGLE), np.full((batch, 1), SINGLE)
     off = ~np.eye(classes, dtype=bool)
     least, most = (end[:, off].reshape(batch, classes, classes - 1) for end in (lo, hi))
-    if not ((least <= most) & (least >= -LARGEST_MARGIN) & (most <= LARGEST_MARGIN)).all():
+    return odds_of(least, most, note)
+
+
+def odds_of(lo: Array, hi: Array, note: Note | None = None) -> tuple[Array, Array]:
+    """The same for single classes i, (...), from ranges (..., K) of l_i - l_j over all other classes j.
+
+    An empty range (lo > hi) counts as [hi, lo]. Where i is the only class (K = 0), both are `SINGLE`. InputError for
+    ranges that are not within +-`LARGEST_MARGIN`.
+    """
+    if not lo.shape[-1]:
+        return np.full(lo.shape[:-1], SINGLE), np.full(lo.shape[:-1], SINGLE)
+    least, most = np.minimum(lo, hi), np.maximum(lo, hi)
+    if not ((least >= -LARGEST_MARGIN) & (most <= LARGEST_MARGIN)).all():
         raise InputError(f"differences of logits are not within {LARGEST_MARGIN:g}; no softmax is bounded for these")
     (top_lo, _, sums_hi), (top_hi, sums_lo, _) = _shifted_sum(-least, note), _shifted_sum(-most, note)
     log_lo, log_hi = log_range(sums_lo, sums_hi, note)
@@ -106,13 +115,13 @@ def log_odds(lo: Array, hi: Array, note: Note | None = None) -> tuple[Array, Arr
 
 
 def _shifted_sum(terms: Array, note: Note | None) -> tuple[Array, Array, Array]:
-    """(m, lower, upper), (B, M), with sum_j exp(terms_j) = exp(m) [lower, upper]; m is the largest term."""
-    top = terms.max(2)
-    shifted = terms - top[:, :, None]
+    """(m, lower, upper), (...), with sum_j exp(terms_j) in exp(m) [lower, upper]; m is the largest term."""
+    top = terms.max(-1)
+    shifted = terms - top[..., None]
     slack = 4 * _UNIT * np.abs(shifted)  # of that subtraction
     lower, upper = exp_range(shifted - slack, shifted + slack, note)
-    room = 2 * (terms.shape[2] + 8) * _UNIT  # of a sum, in any order
-    return top, lower.sum(2) * (1 - room), upper.sum(2) * (1 + room)
+    room = 2 * (terms.shape[-1] + 8) * _UNIT  # of a sum, in any order
+    return top, lower.sum(-1) * (1 - room), upper.sum(-1) * (1 + room)
 
 
 def confident_margins(hi: Array, i: int, probability: float, note: Note | None = None) -> tuple[Array, Flags]:

@@ -242,9 +242,10 @@ def _tanh(t: arb) -> arb:
 
 def _sigmoid_jet(t: arb) -> tuple[arb, arb, arb]:
     """sigmoid and two derivatives, by m = sigmoid - 1/2: sigmoid' = 1/4 - m^2, sigmoid'' = -2 m sigmoid'."""
-    m = _increasing(sigmoid, t) - 0.5
+    value = _increasing(sigmoid, t)  # not m + 1/2, which loses what is small
+    m = value - 0.5
     first = 0.25 - m**2
-    return m + 0.5, first, -2 * m * first
+    return value, first, -2 * m * first
 
 
 def _tanh_jet(t: arb) -> tuple[arb, arb, arb]:

@@ -19,9 +19,10 @@ from codesign.semantics import dequantize, quantize
 from codesign.verification.affine import Array, Box, require_round_to_nearest
 from codesign.verification.audit import discharge
 from codesign.verification.certify import Certification
-from codesign.verification.criteria import Status, proofs
+from codesign.verification.criteria import Flags, Status, proofs
 from codesign.verification.domain import DomainEnclosure, covered, enclose_domain
 from codesign.verification.facts import facts
+from codesign.verification.norms import class_margins
 from codesign.verification.propagate import top1_proved
 from codesign.verification.regions import Region
 from codesign.verification.relaxation import Recorder
@@ -38,11 +39,13 @@ _AUDIT = 1 << 20  # a stream of random numbers of its own
 class AllInputs:
     """A certificate over the domain. `covered`: samples (N,) whose class is proved equal; None without samples.
 
-    `joint`: the region's bounds are the tighter of the comparison system's and the joint zonotope's.
+    `joint`: the region's bounds are the tighter of the comparison system's and the joint zonotope's. `margin`: of the
+    float logits, above which the class is the same (inf: none).
     """
 
     domain: DomainEnclosure
     any_length: bool
+    margin: float
     covered: npt.NDArray[np.bool_] | None
     stream_error: float | None
     joint: bool = False
@@ -57,11 +60,6 @@ class AllInputs:
     @property
     def bound(self) -> float:
         return float(self.logit_bound.max())
-
-    @property
-    def margin(self) -> float:
-        """The float logits' margin above which the class is the same (inf: none)."""
-        return same_class_margin(self.domain) * (1 + 4 * RELATIVE_ROOM) + MARGIN_ROOM
 
     def to_json(self) -> dict[str, Any]:
         share = None if self.covered is None else float(self.covered.mean())
@@ -110,14 +108,18 @@ def all_inputs(
     recorder = Recorder()
     domain = enclose_domain(stages, network, result.region, others, any_length, recorder)
     options = certification.options
+    kept = proofs(options.criteria, domain.enclosure.margins, domain.softmax, recorder)
+    classes = top1_proved(domain.enclosure)[1]
+    told = class_margins(domain.enclosure.margins, domain.enclosure.output_margins, classes[0], 0, recorder)
+    margin = same_class_margin(domain, recorder) * (1 + 4 * RELATIVE_ROOM) + MARGIN_ROOM
     rng = np.random.default_rng([options.seed, _AUDIT])
     proof = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng)
     # The zonotope is about one number of steps, and is left out where it adds nothing: there is less to check then.
-    joint = result.trace is not None and options.method == "zonotope" and _adds(result, domain, options)
+    joint = result.trace is not None and options.method == "zonotope" and _adds(result, domain, kept)
     alone = any_length or not joint
     if not alone:
         proof.merge(certification.proof)
-    changed = _judged(result, domain, options, alone)
+    changed = _judged(result, domain, options, kept, told, alone)
     share = None
     if samples is not None and len(samples):
         exact = evaluate(certification.float_network, samples, logits=True)
@@ -126,24 +128,30 @@ def all_inputs(
     error = stream_error(certification, result.region) if any_length else None
     return (
         replace(certification, regions=(changed,), proof=proof),
-        AllInputs(domain, any_length, share, error, not alone, _digest(samples)),
+        AllInputs(domain, any_length, margin, share, error, not alone, _digest(samples)),
     )
 
 
-def _adds(result: RegionResult, domain: DomainEnclosure, options: Options) -> bool:
+def _adds(result: RegionResult, domain: DomainEnclosure, kept: dict[str, Flags]) -> bool:
     """Whether the zonotope has a tighter bound somewhere than the comparison system, or proves more."""
     e = domain.enclosure
     difference, logits = published(e.output_difference), published(e.logit_difference)
     tighter = (result.lower > difference.lo[0]).any() or (result.upper < difference.hi[0]).any()
     logit = np.maximum(-logits.lo[0], logits.hi[0])
-    kept = {name: bool(flags[0]) for name, flags in proofs(options.criteria, e.margins, e.softmax).items()}
-    proved = [(result.top1, bool(top1_proved(e)[0][0])), *((s, kept[name]) for name, s in result.orders.items())]
+    proved = [(result.top1, bool(top1_proved(e)[0][0]))]
+    proved += [(status, bool(kept[name][0])) for name, status in result.orders.items()]
     more = any(status == "proved" and not flag for status, flag in proved)
     return bool(tighter or (result.logit_bound < logit).any() or more)
 
 
-def _judged(result: RegionResult, domain: DomainEnclosure, options: Options, alone: bool) -> RegionResult:
-    """The region's bounds, statuses and facts: by the comparison system, and unless `alone` by the zonotope as well."""
+def _judged(
+    result: RegionResult, domain: DomainEnclosure, options: Options, kept: dict[str, Flags],
+    margins: tuple[dict[str, float | int], ...], alone: bool,
+) -> RegionResult:  # fmt: skip
+    """The region's bounds, statuses and facts: by the comparison system, and unless `alone` by the zonotope as well.
+
+    `kept`: order criteria that the comparison system proves, `margins`: those of a class that it tells.
+    """
     e = domain.enclosure
     difference, output, logits = (published(box) for box in (e.output_difference, e.output, e.logit_difference))
     logit = np.maximum(-logits.lo[0], logits.hi[0])
@@ -156,13 +164,12 @@ def _judged(result: RegionResult, domain: DomainEnclosure, options: Options, alo
     if criteria.epsilon is not None and epsilon != "refuted":
         epsilon = "proved" if float(bound.max()) <= criteria.epsilon else "unknown"
     proved, classes = top1_proved(e)
-    kept = proofs(criteria, e.margins, e.softmax)
     orders = {name: _status(bool(kept[name][0]), status, alone) for name, status in result.orders.items()}
     top1 = _status(bool(proved[0]), result.top1, alone)
     known = result.top1_class if top1 == "proved" else None
     if proved[0]:
         known = int(classes[0][0]) if len(classes[0]) == 1 else None
-    told = facts(e, 0, bound, logit, classes[0])
+    told = facts(e, 0, bound, logit, margins)
     if not alone:
         before = result.facts
         told = replace(

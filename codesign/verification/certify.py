@@ -23,7 +23,7 @@ from codesign.verification.audit import ProofSummary, discharge
 from codesign.verification.criteria import Criteria, Flags, Status, proofs
 from codesign.verification.facts import Facts, facts
 from codesign.verification.journal import Batch, Journal, batch_key
-from codesign.verification.norms import Norms
+from codesign.verification.norms import Norms, class_margins
 from codesign.verification.propagate import Enclosure, propagate, top1_proved
 from codesign.verification.quadratic_network import require_quadratic, sharpened
 from codesign.verification.regions import Region
@@ -176,29 +176,35 @@ def _certify_batch(task: _Task) -> Batch:
     options = task.options
     rng = np.random.default_rng([options.seed, task.index])
     started = time.process_time()
-    recorder = Recorder()
+    recorders = [Recorder()]
     with threadpool_limits(1):
         stages = align(task.float_network, task.integer_network)
-        enclosure = propagate(stages, task.integer_network, task.regions, recorder, task.variants)
-        spent = (time.process_time() - started) / len(task.regions)
-        summary = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng)
-        choices = traces(recorder.batches, enclosure.resets, len(task.regions))
+        enclosure = propagate(stages, task.integer_network, task.regions, recorders[0], task.variants)
+        choices = traces(recorders[0].batches, enclosure.resets, len(task.regions))
         if options.method == "quadratic":
             enclosure, batches, more = sharpened(enclosure, stages, task.integer_network, task.regions, task.variants)
             choices = [first.then(second) for first, second in zip(choices, more, strict=True)]
+            recorders.append(Recorder(batches))
+            del batches
+        spent = (time.process_time() - started) / len(task.regions)
+        asked = options.criteria
+        kept = proofs(asked, enclosure.margins, enclosure.softmax, recorders[-1])
+        proved, classes = top1_proved(enclosure)
+        told = [
+            class_margins(enclosure.margins, enclosure.output_margins, classes[k], k, recorders[-1])
+            for k in range(len(task.regions))
+        ]
+        summary = ProofSummary(options.proof)
+        while recorders:
+            batches = recorders.pop(0).batches
             summary.merge(discharge(batches, options.proof, options.audit_sample, options.prover, rng))
             del batches
-            spent = (time.process_time() - started) / len(task.regions)
-        del recorder
-        proved, classes = top1_proved(enclosure)
-        asked = options.criteria
-        kept = proofs(asked, enclosure.margins, enclosure.softmax)
         results = []
         for k, region in enumerate(task.regions):
             watching = [w for w in watches(asked, task.float_network) if not kept[w.name][k]]
             found = search(task.float_network, task.integer_network, region, rng, options.evaluations, watches=watching)
             lower = abstract_lower(stages, task.integer_network, region, rng)
-            result = _judge(region, k, enclosure, bool(proved[k]), classes[k], found, lower, options, spent)
+            result = _judge(region, k, enclosure, bool(proved[k]), classes[k], told[k], found, lower, options, spent)
             orders = _orders(asked, kept, k, found)
             reason = result.reason or (_reason("unknown", None, enclosure, k) if "unknown" in orders.values() else "")
             results.append(replace(result, orders=orders, reason=reason, trace=choices[k]))
@@ -216,8 +222,9 @@ def _orders(asked: Criteria, proved: dict[str, Flags], k: int, found: SearchResu
 
 
 def _judge(
-    region: Region, k: int, enclosure: Enclosure, top1: bool, classes: npt.NDArray[np.intp], found: SearchResult,
-    abstract: Array | None, options: Options, seconds: float,
+    region: Region, k: int, enclosure: Enclosure, top1: bool, classes: npt.NDArray[np.intp],
+    margins: tuple[dict[str, float | int], ...], found: SearchResult, abstract: Array | None, options: Options,
+    seconds: float,
 ) -> RegionResult:  # fmt: skip
     difference, logits, output = (
         published(Box(box.lo[k], box.hi[k]))
@@ -235,7 +242,7 @@ def _judge(
         region, lower, upper, logit, output.lo, output.hi, top1_status,
         int(classes[0]) if top1 and len(classes) == 1 else None, epsilon_status,
         _reason(top1_status, epsilon_status, enclosure, k), enclosure.sources[k], found, abstract, seconds,
-        facts(enclosure, k, np.maximum(-lower, upper), logit, classes),
+        facts(enclosure, k, np.maximum(-lower, upper), logit, margins),
     )  # fmt: skip
 
 

@@ -249,11 +249,7 @@ class LayerComparison:
         return StepTerms(step.cell_vertices, hidden, step.noise, step.cell_error, hidden_error), h_box, c_box
 
     def _image(self, function: Function, z: Box) -> Box:
-        found = relaxation.image(function, z)
-        if self.recorder is not None:
-            zero, place = (np.zeros_like(z.lo),), f"{self.layer.name} range of a {function}"
-            self.recorder.add(RelaxationBatch(function, place, (z.lo,), (z.hi,), zero, found.lo, found.hi))
-        return found
+        return relaxation.image(function, z, f"{self.layer.name} {function}", self.recorder)
 
     def _polygon(self, polygon: Polygon, what: str) -> Array:
         if self.recorder is not None:

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
+from codesign.proof.exponentials import confident_margins
 from codesign.quantization.integer import IntActivation
 from codesign.verification import head
 from codesign.verification.affine import Array, Box
 from codesign.verification.head import Margins
+from codesign.verification.relaxation import Recorder, noting
 
 Status = Literal["proved", "refuted", "unknown"]
 Flags = npt.NDArray[np.bool_]
@@ -78,15 +80,20 @@ class Criteria:
             raise InputError(f"output {max(self.ranking)} does not exist; outputs are counted from 0 to {outputs - 1}")
 
 
-def proofs(criteria: Criteria, rows: Sequence[Margins], softmax: IntActivation | None) -> dict[str, Flags]:
-    """Which of the order criteria asked for are proved, (B,) flags each; every row (step) has to satisfy them."""
+def proofs(
+    criteria: Criteria, rows: Sequence[Margins], softmax: IntActivation | None, recorder: Recorder | None = None
+) -> dict[str, Flags]:
+    """Which of the order criteria asked for are proved, (B,) flags each; every row (step) has to satisfy them.
+
+    `recorder` takes the facts about exponentials that this rests on.
+    """
     found: dict[str, Flags] = {}
     if criteria.top1_above is not None:
-        found["top1_above"] = _every(top1_above(m, softmax, criteria.top1_above) for m in rows)
+        found["top1_above"] = _every(top1_above(m, softmax, criteria.top1_above, recorder) for m in rows)
     if criteria.topk is not None:
-        found["topk"] = _every(topk(m, softmax, criteria.topk) for m in rows)
+        found["topk"] = _every(topk(m, softmax, criteria.topk, recorder) for m in rows)
     if criteria.ranking is not None:
-        found["ranking"] = _every(ranking(m, softmax, *criteria.ranking) for m in rows)
+        found["ranking"] = _every(ranking(m, softmax, *criteria.ranking, recorder) for m in rows)
     return found
 
 
@@ -110,12 +117,12 @@ def _transposed(x: Array) -> Array:
     return np.swapaxes(x, 1, 2)
 
 
-def _output_lower(m: Margins, softmax: IntActivation | None) -> Array:
+def _output_lower(m: Margins, softmax: IntActivation | None, recorder: Recorder | None) -> Array:
     """Least margins (B, M, M) between the integer network's outputs themselves."""
-    return m.integer.lo if softmax is None else head.softmax_margins(softmax, m).lo
+    return m.integer.lo if softmax is None else head.softmax_margins(softmax, m, recorder).lo
 
 
-def top1_above(m: Margins, softmax: IntActivation | None, delta: float) -> Flags:
+def top1_above(m: Margins, softmax: IntActivation | None, delta: float, recorder: Recorder | None = None) -> Flags:
     """Equal top-1 wherever the float network's largest probability exceeds `delta`.
 
     Where p_i > delta, sum_{j != i} exp(l_j - l_i) < (1 - delta) / delta; every other term k is at least
@@ -124,25 +131,19 @@ def top1_above(m: Margins, softmax: IntActivation | None, delta: float) -> Flags
     """
     batch, classes, _ = m.value.lo.shape
     others = ~np.eye(classes, dtype=bool)
-    room = np.inf if delta == 0 else (1.0 - delta) / delta * (1 + 1e-12)
     ok = np.ones(batch, bool)
     for i in range(classes):
-        terms = np.where(others[i], np.exp(np.clip(-m.value.hi[:, i], -745.0, 700.0)) * (1 - 1e-12), 0.0)
-        left = room - (terms[:, None, :] * others).sum(2) * (1 - 1e-12)
-        with np.errstate(divide="ignore"):
-            bound = -np.log(np.where(left > 0, left, 1.0))
-        bound = np.maximum(bound - 1e-12 * (1 + np.where(np.isfinite(bound), np.abs(bound), 0.0)), 0.0)
-        impossible = (others[i] & ((left <= 0) | (bound > m.value.hi[:, i]))).any(1)
+        bound, impossible = confident_margins(m.value.hi[:, i], i, delta, noting(recorder, f"top-1 class {i}"))
         floor = np.full(m.value.lo.shape, -np.inf)
         floor[:, i] = np.where(others[i], bound, -np.inf)
-        lower = _output_lower(_conditioned(m, floor), softmax)[:, i]
+        lower = _output_lower(_conditioned(m, floor), softmax, recorder)[:, i]
         ok &= impossible | (np.where(others[i], lower, np.inf) > 0).all(1)
     return ok
 
 
-def topk(m: Margins, softmax: IntActivation | None, count: int) -> Flags:
+def topk(m: Margins, softmax: IntActivation | None, count: int, recorder: Recorder | None = None) -> Flags:
     """One set of `count` outputs whose members beat all others, in the float network and in the integer output."""
-    beats = (m.value.lo > 0) & (_output_lower(m, softmax) > 0)
+    beats = (m.value.lo > 0) & (_output_lower(m, softmax, recorder) > 0)
     order = np.argsort(-beats.sum(2), axis=1, kind="stable")
     inside = np.zeros(order.shape, bool)
     np.put_along_axis(inside, order[:, :count], True, axis=1)
@@ -150,7 +151,9 @@ def topk(m: Margins, softmax: IntActivation | None, count: int) -> Flags:
     return np.asarray((beats | ~needed).all((1, 2)))
 
 
-def ranking(m: Margins, softmax: IntActivation | None, above: int, below: int) -> Flags:
+def ranking(
+    m: Margins, softmax: IntActivation | None, above: int, below: int, recorder: Recorder | None = None
+) -> Flags:
     """`above` beats `below` in the integer output for every input on which it does so in the float network.
 
     Proved where it never does; where its difference cannot fall behind and no softmax rounds the outputs together; or
@@ -159,6 +162,6 @@ def ranking(m: Margins, softmax: IntActivation | None, above: int, below: int) -
     never = m.value.hi[:, above, below] <= 0
     floor = np.full(m.value.lo.shape, -np.inf)
     floor[:, above, below] = 0.0
-    kept = _output_lower(_conditioned(m, floor), softmax)[:, above, below] > 0
+    kept = _output_lower(_conditioned(m, floor), softmax, recorder)[:, above, below] > 0
     monotone = (m.difference.lo[:, above, below] >= 0) & (softmax is None)
     return np.asarray(never | kept | monotone)

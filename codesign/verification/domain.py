@@ -119,7 +119,7 @@ def enclose_domain(
     flat = np.concatenate([state.flat() for state in states]) if states else np.zeros(0)
     if recorder is not None:
         recorder.batches += planes.batches
-    found = _finish(pairs, softmax, pool)
+    found = _finish(pairs, softmax, pool, recorder)
     return DomainEnclosure(found, softmax, tuple(contractions), flat, tuple(planes.batches))
 
 

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from codesign.verification.affine import Array
-from codesign.verification.norms import Norms, class_margins
+from codesign.verification.norms import Norms
 from codesign.verification.propagate import Enclosure
 from codesign.verification.trace import ABSOLUTE_ROOM, RELATIVE_ROOM
 
@@ -51,8 +50,10 @@ class Facts:
         )
 
 
-def facts(enclosure: Enclosure, k: int, bound: Array, logit: Array, winners: npt.NDArray[np.intp]) -> Facts:
-    """Of region `k`: `bound`, `logit` (outputs,) are its published bounds, `winners` (rows,) the classes told about."""
+def facts(
+    enclosure: Enclosure, k: int, bound: Array, logit: Array, margins: tuple[dict[str, float | int], ...]
+) -> Facts:
+    """Of region `k`: `bound`, `logit` (outputs,) are its published bounds, `margins` what `class_margins` gives."""
     rows = len(enclosure.margins)
     size = len(bound) // rows
 
@@ -65,7 +66,7 @@ def facts(enclosure: Enclosure, k: int, bound: Array, logit: Array, winners: npt
     return Facts(
         Norms.of(bound, sums(enclosure.output_sums)),
         Norms.of(logit, sums(enclosure.logit_sums)),
-        tuple(class_margins(enclosure.margins, enclosure.output_margins, winners, k)),
+        margins,
         steps or None,
         tuple(map(float, bound.reshape(rows, size).max(1))) if rows > 1 else None,
     )

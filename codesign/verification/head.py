@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import get_args
 
 import numpy as np
-import numpy.typing as npt
 
+from codesign.proof import exponentials
 from codesign.quantization.align import DenseStage
 from codesign.quantization.integer import IntActivation, IntDense, Profile
 from codesign.verification import relaxation, rounding
@@ -121,8 +121,8 @@ def elementwise(op: IntActivation, x: Pair, pool: Pool, recorder: Recorder | Non
     difference = combine(
         [(diff.slope_z, x.value), (diff.slope_d, x.difference)], merged.mid, merged.rad, pool, f"{op.kind} difference"
     )
-    image = relaxation.image(function, x.value_box)
-    d_image = relaxation.difference_image(function, x.value_box, x.difference_box) + table
+    image = relaxation.image(function, x.value_box, place, recorder)
+    d_image = relaxation.difference_image(function, x.value_box, x.difference_box, place, recorder) + table
     return Pair(value, difference, value.box.meet(image.lo, image.hi), difference.box.meet(d_image.lo, d_image.hi))
 
 
@@ -162,55 +162,52 @@ class SoftmaxBounds:
     difference: Box
 
 
-def softmax(op: IntActivation, m: Margins) -> SoftmaxBounds:
+def softmax(op: IntActivation, m: Margins, recorder: Recorder | None = None) -> SoftmaxBounds:
     """Bound softmax and its difference from pairwise logit ranges.
 
     p_j = 1 / (1 + u) with u = sum_{i != j} exp(l_i - l_j), so log-odds of class j are -log u; in the integer network
     each term is multiplied by exp(d_i - d_j), hence the log-odds move by at most the extremes of d_i - d_j. The
     difference of probabilities is then D(z, e) of the sigmoid with z the log-odds and e that move.
     """
-    odds, shift = log_odds(m.value), _log_odds_shift(m.difference)
-    value = relaxation.image("sigmoid", odds)
-    difference = relaxation.difference_image("sigmoid", odds, shift)
-    integer = relaxation.image("sigmoid", odds + shift)
+    odds, shift = _log_odds(m.value, op.name, recorder), _log_odds_shift(m.difference)
+    value = relaxation.image("sigmoid", odds, op.name, recorder)
+    difference = relaxation.difference_image("sigmoid", odds, shift, op.name, recorder)
+    integer = relaxation.image("sigmoid", odds + shift, op.name, recorder)
     return SoftmaxBounds(value, difference + rounding.softmax_error(op, integer))
 
 
-def softmax_margins(op: IntActivation, m: Margins) -> Box:
+def probabilities(m: Box, place: str, recorder: Recorder | None = None) -> Box:
+    """Ranges (B, M) of the real softmax, from ranges (B, M, M) of l_i - l_j."""
+    return relaxation.image("sigmoid", _log_odds(m, place, recorder), place, recorder)
+
+
+def softmax_margins(
+    op: IntActivation, m: Margins, recorder: Recorder | None = None, probability: Box | None = None
+) -> Box:
     """Ranges (B, M, M) of p_i - p_j on the integer network's int8 output, from its logit margins.
 
     p_i - p_j = p_i (1 - exp(-(l_i - l_j))) is positive as l_i - l_j is, and then at least the least p_i times the
-    rest; both outputs carry the rounding of the integer softmax. Only the lower ends are tight.
+    rest; both outputs carry the rounding of the integer softmax. Only the lower ends are tight. `probability` (B, M):
+    of the integer network's logits, if it is known.
     """
-    probability = relaxation.image("sigmoid", log_odds(m.integer))
-    gap = 1.0 - np.exp(-np.clip(m.integer.lo, 0.0, 700.0))
+    if probability is None:
+        probability = probabilities(m.integer, op.name, recorder)
+    above = m.integer.lo > 0
+    gap, note = np.zeros_like(m.integer.lo), relaxation.noting(recorder, op.name)
+    gap[above] = exponentials.complement_range(m.integer.lo[above], m.integer.lo[above], note)[0]
     lost = rounding.softmax_error(op, probability)
     lower = probability.lo[:, :, None] * gap * (1 - 1e-12)
-    lower = np.where(m.integer.lo > 0, lower + lost.lo[:, :, None] - lost.hi[:, None, :], -1.0)
+    lower = np.where(above, lower + lost.lo[:, :, None] - lost.hi[:, None, :], -1.0)
     return Box(lower, np.ones_like(lower))
 
 
-def _others(box: Box) -> npt.NDArray[np.bool_]:
-    return ~np.eye(box.lo.shape[1], dtype=bool)[None]
-
-
-def log_odds(margin: Box) -> Box:
-    """-log sum_{j != i} exp(-(l_i - l_j)) over the box, (B, M); +inf is cut to 800 for a single class."""
-    off = _others(margin)
-
-    def odds(end: Array) -> Array:
-        scaled = np.where(off, -np.clip(end, -1e6, 1e6), -np.inf)
-        top = np.maximum(scaled.max(2), -800.0)
-        total = np.exp(scaled - top[:, :, None]).sum(2)
-        return np.asarray(-(top + np.log(np.maximum(total, 1e-300))))
-
-    lo, hi = odds(margin.lo), odds(margin.hi)
-    return Box(lo - 1e-12 * (1 + np.abs(lo)), hi + 1e-12 * (1 + np.abs(hi)))
+def _log_odds(margin: Box, place: str, recorder: Recorder | None) -> Box:
+    return Box(*exponentials.log_odds(margin.lo, margin.hi, relaxation.noting(recorder, place)))
 
 
 def _log_odds_shift(difference: Box) -> Box:
     """How far the log-odds of class i can move: the extremes of d_i - d_j over j != i, (B, M)."""
-    off = _others(difference)
+    off = ~np.eye(difference.lo.shape[1], dtype=bool)[None]
     lo = np.where(off, difference.lo, np.inf).min(2)
     hi = np.where(off, difference.hi, -np.inf).max(2)
     single = difference.lo.shape[1] == 1

@@ -122,6 +122,7 @@ class LstmPropagation(LstmNoise):
         hidden = cell = _UnitPair(nothing, nothing, Box(zero[:, 0], zero[:, 0]), Box(zero[:, 0], zero[:, 0]))
         outputs, largest = [], []
         for step, x in enumerate(inputs):
+            self.pool.step = step
             hidden, cell = self._step(rows, x, hidden, cell, f"{self.layer.name}[{step}]")
             kept_from = rows.fold(step, self.limit)
             if kept_from is not None and self.recorder is not None:
@@ -188,8 +189,9 @@ class LstmPropagation(LstmNoise):
             merged = scaled + Box(
                 shift.lo - up(4 * UNIT * np.abs(shift.lo)), shift.hi + up(4 * UNIT * np.abs(shift.hi))
             )
-            image = relaxation.image(function, zb)  # type: ignore[arg-type]
-            d_image = relaxation.difference_image(function, zb, db)  # type: ignore[arg-type]
+            where = f"{place} {'gates' if function == 'sigmoid' else 'cell gate'}"
+            image = relaxation.image(function, zb, where, self.recorder)  # type: ignore[arg-type]
+            d_image = relaxation.difference_image(function, zb, db, where, self.recorder)  # type: ignore[arg-type]
             d_image = d_image + Box(np.full_like(zb.lo, table[0]), np.full_like(zb.lo, table[1]))
             ends = (image.lo, image.hi, d_image.lo, d_image.hi)
             parts.append([plane.slope, plane.mid, plane.rad, diff.slope_z, diff.slope_d, merged.mid, merged.rad, *ends])
@@ -274,8 +276,9 @@ class LstmPropagation(LstmNoise):
         value = combined([(plane.slope, cell.value)], plane.mid).with_symbol(NEW_TANH, plane.rad)
         difference = combined([(diff.slope_z, cell.value), (diff.slope_d, cell.difference)], merged.mid)
         difference = difference.with_symbol(NEW_D_TANH, merged.rad)
-        image = relaxation.image("tanh", cell.value_box)
-        d_image = relaxation.difference_image("tanh", cell.value_box, cell.difference_box) + table
+        image = relaxation.image("tanh", cell.value_box, where, self.recorder)
+        moved = relaxation.difference_image("tanh", cell.value_box, cell.difference_box, where, self.recorder)
+        d_image = moved + table
         sums = rows.sums(np.stack([value.weights, difference.weights], axis=1))
         box = rows.box(value, sums[:, 0]).meet(image.lo, image.hi)
         return _UnitPair(value, difference, box, rows.box(difference, sums[:, 1]).meet(d_image.lo, d_image.hi))

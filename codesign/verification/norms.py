@@ -12,10 +12,12 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from codesign.proof.exponentials import LARGEST_MARGIN, complement_range, odds_of
 from codesign.quantization.integer import IntActivation
-from codesign.verification import head, relaxation, rounding
+from codesign.verification import relaxation, rounding
 from codesign.verification.affine import Array, Box, Form, gamma, up
 from codesign.verification.head import Margins
+from codesign.verification.relaxation import Recorder, noting
 from codesign.verification.trace import ABSOLUTE_ROOM, RELATIVE_ROOM
 
 MAX_SIGNED = 6  # outputs up to which the L1 norm is taken over all sign patterns of the affine forms
@@ -41,14 +43,14 @@ def sum_of_magnitudes(form: Form, box: Box) -> Array:
     return up(np.minimum(total, up(best * (1 + gamma(width)) + lost)))
 
 
-def probability_sum(difference: Box, softmax: IntActivation, m: Margins) -> Array:
+def probability_sum(difference: Box, softmax: IntActivation, probability: Box) -> Array:
     """Upper bounds (B,) of sum_i |q_i - p_i| for probabilities, (B, M) differences with all rounding included.
 
     Both real softmaxes sum to 1, so positive and negative parts differ by the roundings alone: the sum is at most twice
-    either part, and those roundings.
+    either part, and those roundings. `probability` (B, M): of the integer network's logits.
     """
     outputs = difference.lo.shape[1]
-    lost = rounding.softmax_error(softmax, relaxation.image("sigmoid", head.log_odds(m.integer)))
+    lost = rounding.softmax_error(softmax, probability)
     gains, losses = np.maximum(difference.hi, 0.0).sum(1), np.maximum(-difference.lo, 0.0).sum(1)
     lowest, highest = np.maximum(-lost.lo, 0.0).sum(1), np.maximum(lost.hi, 0.0).sum(1)
     room = 1 + 4 * gamma(outputs)
@@ -85,15 +87,28 @@ class Norms:
         return {"linf": self.linf, "l2": self.l2, "l1": self.l1}
 
 
-def probability_margin(m: Box) -> Array:
-    """Lower bounds (B, M, M) of p_i - p_j of the real softmax, from ranges of l_i - l_j.
+def probability_margin(m: Box, i: int, place: str = "", recorder: Recorder | None = None) -> Array:
+    """Lower bounds (B, M - 1) of p_i - p_j of the real softmax over all j other than i, from (B, M, M) of l_i - l_j.
 
     p_i - p_j = p_i (1 - exp(l_j - l_i)) = -p_j (1 - exp(l_i - l_j)).
     """
-    p = relaxation.image("sigmoid", head.log_odds(m))
-    above = p.lo[:, :, None] * -np.expm1(-np.clip(m.lo, 0.0, 700.0)) / _ROOM
-    below = p.hi[:, None, :] * -np.expm1(np.clip(m.lo, -700.0, 0.0)) * _ROOM
-    return np.asarray(np.where(m.lo > 0, above, -np.minimum(below, 1.0)) - 1e-15)
+    # Cutting what is so large moves no probability that an end of these stands for: it is 0 or 1.
+    lo, hi = (np.clip(end, -LARGEST_MARGIN, LARGEST_MARGIN) for end in (m.lo, m.hi))
+    rest, note = np.flatnonzero(np.arange(lo.shape[1]) != i), noting(recorder, place)
+
+    def probability(least: Array, most: Array) -> Box:
+        return relaxation.image("sigmoid", Box(*odds_of(least, most, note)), place, recorder)
+
+    margin = lo[:, i, rest]
+    least, most = complement_range(np.abs(margin), np.abs(margin), note)
+    lower = probability(lo[:, i, rest], hi[:, i, rest]).lo[:, None] * least / _ROOM
+    behind = margin <= 0
+    if behind.any():
+        batch, j = np.nonzero(behind)[0], rest[np.nonzero(behind)[1]]
+        others = j[:, None] != np.arange(lo.shape[1])
+        above = probability(*(end[batch, j][others].reshape(len(j), -1) for end in (lo, hi))).hi
+        lower[behind] = -np.minimum(above * most[behind] * _ROOM, 1.0)
+    return np.asarray(lower - 1e-15)
 
 
 def _roomy(lower: float) -> float:
@@ -102,26 +117,30 @@ def _roomy(lower: float) -> float:
 
 
 def class_margins(
-    rows: Sequence[Margins], outputs: Sequence[Box] | None, winners: npt.NDArray[np.intp], region: int
-) -> list[dict[str, float | int]]:
+    rows: Sequence[Margins], outputs: Sequence[Box] | None, winners: npt.NDArray[np.intp], region: int,
+    recorder: Recorder | None = None,
+) -> tuple[dict[str, float | int], ...]:  # fmt: skip
     """For each row of a region, how far at least class `winners[row]` is above every other: logits and probabilities of
-    the float and of the integer network. `outputs`: margins of the integer softmax's own output, roundings included."""
+    the float and of the integer network. `outputs`: margins of the integer softmax's own output, roundings included.
+    `recorder` takes the facts about exponentials that this rests on."""
     found: list[dict[str, float | int]] = []
-    for row, m in enumerate(rows):
-        winner = int(winners[row])
+    for row, (m, winner) in enumerate(zip(rows, map(int, winners), strict=True)):
         classes = m.value.lo.shape[1]
         if classes < 2:
             continue
         rest = np.arange(classes) != winner
-        real = probability_margin(m.value)
-        integer = probability_margin(m.integer) if outputs is None else outputs[row].lo
+        value, integer = (Box(b.lo[region : region + 1], b.hi[region : region + 1]) for b in (m.value, m.integer))
+        place = f"softmax of output {row}"
+        real = probability_margin(value, winner, place, recorder)
+        if outputs is None:
+            device = probability_margin(integer, winner, place, recorder)
+        else:
+            device = outputs[row].lo[region, winner, rest]
         least = {
-            "float_logit": m.value.lo,
-            "integer_logit": m.integer.lo,
+            "float_logit": value.lo[0, winner, rest],
+            "integer_logit": integer.lo[0, winner, rest],
             "float_probability": real,
-            "integer_probability": integer,
+            "integer_probability": device,
         }
-        found.append(
-            {"class": winner, **{name: _roomy(lower[region, winner, rest].min()) for name, lower in least.items()}}
-        )
-    return found
+        found.append({"class": winner, **{name: _roomy(lower.min()) for name, lower in least.items()}})
+    return tuple(found)

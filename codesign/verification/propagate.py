@@ -81,31 +81,41 @@ def propagate(
         else:
             place = stage.int_op.name
             rows = [head.elementwise(stage.int_op, row, pool, recorder, place) for row in rows]
-    return replace(_finish(rows, final_softmax, pool), hidden=tuple(hidden))
+    return replace(_finish(rows, final_softmax, pool, recorder), hidden=tuple(hidden))
 
 
-def _finish(rows: list[Pair], final_softmax: IntActivation | None, pool: Pool) -> Enclosure:
+def _finish(
+    rows: list[Pair], final_softmax: IntActivation | None, pool: Pool, recorder: Recorder | None = None
+) -> Enclosure:
     enclosure = with_outputs(
         Box.joined([row.value_box for row in rows]),
         Box.joined([row.difference_box for row in rows]),
         tuple(head.margins(row) for row in rows),
         np.stack([sum_of_magnitudes(row.difference, row.difference_box) for row in rows], axis=1),
         final_softmax,
+        recorder,
     )
     return replace(enclosure, sources=_sources(rows, pool), symbols=pool.size, resets=tuple(pool.resets))
 
 
 def with_outputs(
-    logits: Box, difference: Box, margins: tuple[head.Margins, ...], sums: Array, final_softmax: IntActivation | None
+    logits: Box,
+    difference: Box,
+    margins: tuple[head.Margins, ...],
+    sums: Array,
+    final_softmax: IntActivation | None,
+    recorder: Recorder | None = None,
 ) -> Enclosure:
     """What follows for the outputs from bounds before a final softmax; `sums` (B, rows) of magnitudes."""
     output, output_difference, output_margins, output_sums = logits, difference, None, sums
     if final_softmax is not None:
-        bounds = [head.softmax(final_softmax, m) for m in margins]
+        bounds = [head.softmax(final_softmax, m, recorder) for m in margins]
         output = Box.joined([b.value for b in bounds])
         output_difference = Box.joined([b.difference for b in bounds])
-        output_margins = tuple(head.softmax_margins(final_softmax, m) for m in margins)
-        sums_of = [probability_sum(b.difference, final_softmax, m) for b, m in zip(bounds, margins, strict=True)]
+        integer = [head.probabilities(m.integer, final_softmax.name, recorder) for m in margins]
+        pairs = list(zip(margins, integer, strict=True))
+        output_margins = tuple(head.softmax_margins(final_softmax, m, recorder, p) for m, p in pairs)
+        sums_of = [probability_sum(b.difference, final_softmax, p) for b, p in zip(bounds, integer, strict=True)]
         output_sums = np.stack(sums_of, axis=1)
     return Enclosure(
         logits,

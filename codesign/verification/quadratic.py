@@ -77,16 +77,16 @@ def sigmoid_times(u: Box, u0: Array, v: Box, v0: Array, place: str, recorder: Re
     """sigmoid(u) v over a box, expanded around (u0, v0)."""
     s = parabola("sigmoid", u, u0, f"{place} sigmoid", recorder)
     zero, one = np.zeros_like(v0), np.ones_like(v0)
-    return product_patch(
-        s, image("sigmoid", u), _reach(u, u0), Parabola(v0, one, zero, Box(zero, zero)), v, _reach(v, v0)
-    )
+    line = Parabola(v0, one, zero, Box(zero, zero))
+    return product_patch(s, image("sigmoid", u, place, recorder), _reach(u, u0), line, v, _reach(v, v0))
 
 
 def sigmoid_tanh(u: Box, u0: Array, v: Box, v0: Array, place: str, recorder: Recorder | None) -> Patch:
     """sigmoid(u) tanh(v) over a box, expanded around (u0, v0)."""
     s = parabola("sigmoid", u, u0, f"{place} sigmoid", recorder)
     y = parabola("tanh", v, v0, f"{place} tanh", recorder)
-    return product_patch(s, image("sigmoid", u), _reach(u, u0), y, image("tanh", v), _reach(v, v0))
+    images = image("sigmoid", u, place, recorder), image("tanh", v, place, recorder)
+    return product_patch(s, images[0], _reach(u, u0), y, images[1], _reach(v, v0))
 
 
 def _reach(box: Box, center: Array) -> Array:

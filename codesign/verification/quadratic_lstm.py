@@ -165,8 +165,8 @@ class QuadraticLstm:
         lost = product_box(Box(fit_d.slope_d, fit_d.slope_d) + cross, noise)
         errors = Box(np.full_like(noise.lo, table[0]), np.full_like(noise.lo, table[1]))
         difference = change.close(fit_d.residual + lost + errors, self.symbols, _DIFFERENCES)
-        image = relaxation.image(function, x.value_box)
-        d_image = relaxation.difference_image(function, x.value_box, x.difference_box) + errors
+        image = relaxation.image(function, x.value_box, place, self.recorder)
+        d_image = relaxation.difference_image(function, x.value_box, x.difference_box, place, self.recorder) + errors
         return QuadraticPair(
             value, difference, value.box.meet(image.lo, image.hi), difference.box.meet(d_image.lo, d_image.hi)
         )

@@ -267,7 +267,9 @@ def sharpened(
     narrower = [
         float(b.difference.rad.max()) < float(enclosure.logit_difference.rad[k].max()) for k, b in enumerate(found)
     ]
-    best = with_outputs(logits, difference, margins, sums, enclosure.softmax)
+    outputs = Recorder()
+    best = with_outputs(logits, difference, margins, sums, enclosure.softmax, outputs)
+    batches += outputs.batches
     return (
         replace(
             best,

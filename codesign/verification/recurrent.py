@@ -156,7 +156,7 @@ def _activated(
     inside = z.box if box is None else box
     plane = relaxation.relax(function, inside, where, recorder)  # type: ignore[arg-type]
     out = combine([(plane.slope, z)], plane.mid, plane.rad, pool, "relaxation: gates")
-    image = relaxation.image(function, inside)  # type: ignore[arg-type]
+    image = relaxation.image(function, inside, where, recorder)  # type: ignore[arg-type]
     return out, out.box.meet(image.lo, image.hi)
 
 

@@ -7,8 +7,8 @@ D(z, d) = f(z + d) - f(z) is the difference function of DiffRNN (Mohammadinejad 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from codesign.proof.bounds import (
     tanh_diff_plane_residual,
     tanh_plane_residual,
 )
+from codesign.proof.exponentials import Note
 from codesign.proof.obligation import Kind
 from codesign.verification.affine import UNIT, Array, Box, Form, sum_and_difference, up
 
@@ -32,7 +33,9 @@ _VALUE_SLACK = 2.0**-46
 class RelaxationBatch:
     """Planes emitted at one place of the network: arrays of shape (B, n) except for the description.
 
-    Of kind 'fold' there are no planes: n is the first step whose symbols are kept after the step of that place.
+    Of kind 'fold' there are no planes: n is the first step whose symbols are kept after the step of that place. Ranges
+    of functions have slopes 0 that nobody chose: `chosen` is False, they are no step of a proof file, and their arrays
+    may have any shape.
     """
 
     kind: Kind | Literal["fold"]
@@ -42,12 +45,14 @@ class RelaxationBatch:
     slopes: tuple[Array, ...]
     lo: Array
     hi: Array
+    chosen: bool = True
 
     def part(self, place: str, index: slice | tuple[slice | int, ...]) -> RelaxationBatch:
         """Some of the planes, as another batch."""
         groups = (self.lower, self.upper, self.slopes)
         lower, upper, slopes = (tuple(array[index] for array in group) for group in groups)
-        return RelaxationBatch(self.kind, place, lower, upper, slopes, self.lo[index], self.hi[index])
+        lo, hi = self.lo[index], self.hi[index]
+        return replace(self, place=place, lower=lower, upper=upper, slopes=slopes, lo=lo, hi=hi)
 
 
 @dataclass
@@ -64,8 +69,21 @@ class Recorder:
         nothing = np.zeros((regions, kept_from))
         self.batches.append(RelaxationBatch("fold", place, (), (), (), nothing, nothing))
 
+    def range(self, kind: Kind, place: str, box: Sequence[Box], found: Box) -> None:
+        """A function's range over a box, one of a variable."""
+        lower, upper = tuple(side.lo for side in box), tuple(side.hi for side in box)
+        zero = (np.zeros_like(found.lo),) * len(box)
+        self.batches.append(RelaxationBatch(kind, place, lower, upper, zero, found.lo, found.hi, chosen=False))
+
     def __iter__(self) -> Iterator[RelaxationBatch]:
         return iter(self.batches)
+
+
+def noting(recorder: Recorder | None, place: str) -> Note | None:
+    """What takes the facts of `codesign.proof.exponentials` at that place of the network."""
+    if recorder is None:
+        return None
+    return lambda kind, lower, upper, lo, hi: recorder.range(kind, place, [Box(lower, upper)], Box(lo, hi))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,17 +119,16 @@ def derivative(function: Function, z: Array) -> Array:
     return np.asarray(scale**2 * e / np.square(1.0 + e))
 
 
-def image(function: Function, z: Box) -> Box:
+def image(function: Function, z: Box, place: str = "", recorder: Recorder | None = None) -> Box:
     """The function's range over a box (it is increasing)."""
     lo, hi = value(function, z.lo), value(function, z.hi)
-    floor = 0.0 if function == "sigmoid" else -1.0
-    return Box(
-        np.maximum(lo - _VALUE_SLACK * np.abs(lo) - 1e-300, floor),
-        np.minimum(hi + _VALUE_SLACK * np.abs(hi) + 1e-300, 1.0),
-    )
+    found = Box(lo - _VALUE_SLACK * np.abs(lo) - 1e-300, hi + _VALUE_SLACK * np.abs(hi) + 1e-300)
+    if recorder is not None:
+        recorder.range(function, f"{place}, range", [z], found)
+    return Box(np.maximum(found.lo, 0.0 if function == "sigmoid" else -1.0), np.minimum(found.hi, 1.0))
 
 
-def difference_image(function: Function, z: Box, d: Box) -> Box:
+def difference_image(function: Function, z: Box, d: Box, place: str = "", recorder: Recorder | None = None) -> Box:
     """Range of D over a box: increasing in d, and |D(., d)| is unimodal in z with its peak at z = -d/2."""
 
     def extreme(edge: Array, upper: bool) -> Array:
@@ -123,7 +140,10 @@ def difference_image(function: Function, z: Box, d: Box) -> Box:
 
     # |f(p + d) - f(p)| is computed from values at most 1 with relative error 2^-46 each; the clipped peak is exact.
     slack = 4 * _VALUE_SLACK
-    return Box(extreme(d.lo, False) - slack, extreme(d.hi, True) + slack)
+    found = Box(extreme(d.lo, False) - slack, extreme(d.hi, True) + slack)
+    if recorder is not None:
+        recorder.range("sigmoid_diff" if function == "sigmoid" else "tanh_diff", f"{place}, range", [z, d], found)
+    return found
 
 
 def relax(function: Function, z: Box, place: str, recorder: Recorder | None) -> Plane:

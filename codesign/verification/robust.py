@@ -262,7 +262,7 @@ def _integer_bounds(
         better = m.integer.lo.copy()
         better[0, task.label, rivals] = shifted
         integer = Box(better, np.maximum(better, m.integer.hi))
-        output = head.softmax_margins(joint.softmax, head.Margins(m.value, m.difference, integer)).lo
+        output = head.softmax_margins(joint.softmax, head.Margins(m.value, m.difference, integer), recorder).lo
         shifted = np.maximum(output, joint.output_margins[0].lo)[0, task.label, rivals]
     low = np.maximum(lower, joint.logits.lo[0]) + joint.logit_difference.lo[0]
     high = np.minimum(upper, joint.logits.hi[0]) + joint.logit_difference.hi[0]

@@ -138,7 +138,10 @@ class SecondOrder:
                 forget = self._place(f, old, False, f"{where} forget * cell")
                 write = self._place(i, g, True, f"{where} input * gate")
                 known = first.cells[t][index]
-                images = [image(name, n.box) for name, n in (("sigmoid", f), ("sigmoid", i), ("tanh", g))]  # type: ignore[arg-type]
+                images = [
+                    image(name, n.box, where, self.recorder)  # type: ignore[arg-type]
+                    for name, n in (("sigmoid", f), ("sigmoid", i), ("tanh", g))
+                ]
                 exact = product_box(images[0], old.box) + product_box(images[1], images[2])
                 self.placed[t].append((forget, write, write))
                 new = self._node(t, index, known, exact, cell=np.eye(H))

@@ -42,7 +42,7 @@ class Trace:
 
 def traces(batches: Sequence[RelaxationBatch], resets: Sequence[npt.NDArray[np.bool_]], regions: int) -> list[Trace]:
     """One trace a region of the batch."""
-    planes = [b for b in batches if b.kind != "square_difference"]
+    planes = [b for b in batches if b.chosen and b.kind != "square_difference"]
     steps = tuple((str(b.kind), b.place, b.lo.shape[1]) for b in planes)
     slopes = _joined([choice for b in planes for choice in _choices(b)], regions)
     marks = _joined([mask.astype(np.float64) for mask in resets], regions) > 0

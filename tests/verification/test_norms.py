@@ -7,7 +7,7 @@ import pytest
 
 from codesign.quantization.integer import IntActivation, QuantizedTensor
 from codesign.verification.affine import Box, Form
-from codesign.verification.head import Margins
+from codesign.verification.head import probabilities
 from codesign.verification.norms import Norms, probability_margin, probability_sum, sum_of_magnitudes
 
 
@@ -38,7 +38,7 @@ def test_probabilities_lose_what_others_gain(sign):
     ends = sign * np.array([[[0.0, 0.1], [-0.1, 0.0], [-0.1, 0.0]]])
     difference = Box(ends.min(2), ends.max(2))
     flat = Box(np.full((1, 3, 3), -1.0), np.full((1, 3, 3), 1.0))
-    (told,) = probability_sum(difference, op, Margins(flat, flat, flat))
+    (told,) = probability_sum(difference, op, probabilities(flat, "p"))
     assert 0.2 <= told <= 0.2 + 3 * 0.5 / 256 + 1e-3
 
 
@@ -59,14 +59,24 @@ def test_norms_from_bounds():
         assert norms.l2 >= small * np.sqrt(3)
 
 
+def every_margin(box):
+    """(M, M) of all pairs of classes."""
+    classes = box.lo.shape[1]
+    found = np.zeros((classes, classes))
+    for i in range(classes):
+        found[i, np.arange(classes) != i] = probability_margin(box, i)[0]
+    return found
+
+
 def test_probability_margins_are_below_what_is_attained():
     rng = np.random.default_rng(1)
     for _ in range(50):
         center, width = rng.normal(size=4) * 2, rng.uniform(0, 1)
         z = center + rng.uniform(-width, width, (400, 4))
         gaps = z[:, :, None] - z[:, None, :]
-        lower = probability_margin(Box(gaps.min(0)[None], gaps.max(0)[None]))[0]
+        box = Box(gaps.min(0)[None], gaps.max(0)[None])
+        lower = every_margin(box)
         p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
         assert (lower <= (p[:, :, None] - p[:, None, :]).min(0) + 1e-12).all()
-    exact = probability_margin(Box(gaps[:1], gaps[:1]))[0]
+    exact = every_margin(Box(gaps[:1], gaps[:1]))
     np.testing.assert_allclose(exact, p[0][:, None] - p[0][None, :], atol=1e-9)

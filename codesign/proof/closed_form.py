@@ -1,7 +1,8 @@
 """The closed-form prover: extremes of a residual from its few critical-point candidates, in ball arithmetic.
 
-The candidates are those of docs/soundness.md, lemmas 1 to 6. Everything is computed with Arb at
-`functions.PRECISION` bits from the exact binary64 numbers of the obligation; rounding is Arb's business.
+The candidates are those of docs/soundness.md, lemmas 1 to 7 and 12. Everything is computed with Arb at
+`functions.PRECISION` bits from the exact binary64 numbers of the obligation; rounding is Arb's business. Parabolas and
+patches are left to `codesign.proof.curved_form`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ def has_closed_form(obligation: Obligation) -> bool:
 
 
 def decide(obligation: Obligation) -> Verdict:
-    """Prove or refute one obligation; kinds without a closed form are 'unknown'."""
+    """Prove or refute one obligation; coefficients of a step under slopes are 'unknown'."""
+    if obligation.kind in WITHOUT_CLOSED_FORM:
+        from codesign.proof import curved_form
+
+        return Verdict(*curved_form.decide(obligation))
     if not has_closed_form(obligation):
         return Verdict("unknown", None, f"no closed form for {obligation.kind} with these slopes")
     with working_precision():

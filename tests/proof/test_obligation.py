@@ -13,6 +13,7 @@ import pytest
 from codesign.errors import InputError
 from codesign.proof import Obligation, from_planes, read_answer, to_smt2
 from codesign.proof.corpus import make_corpus
+from codesign.proof.obligation import VARIABLES
 from codesign.proof.smtlib import PRECISION, scale_exponent
 
 EXAMPLE = Obligation("sigmoid_diff", ((-1.0, 0.1), (0.0, 1.5)), (0.0625, 0.2), -0.125, 0.3, "l0 t3 gate f 7")
@@ -106,9 +107,32 @@ def evaluate(expression: str, values: dict[str, Fraction]) -> object:
     return parse()
 
 
+def sigmoid(t):
+    return 1 / (1 + math.exp(-t))
+
+
+FUNCTIONS = {
+    "sigmoid": sigmoid,
+    "tanh": math.tanh,
+    "exp": math.exp,
+    "sigmoid_diff": lambda z, d: sigmoid(z + d) - sigmoid(z),
+    "tanh_diff": lambda z, d: math.tanh(z + d) - math.tanh(z),
+    "product": lambda x, y: x * y,
+    "square_difference": lambda p, q: (p + q) / 2 * ((p - q) / 2),
+    "sigmoid_square": lambda z, p: sigmoid(z) - p * z * z,
+    "tanh_square": lambda z, p: math.tanh(z) - p * z * z,
+    "sigmoid_patch": lambda z, d, g: sigmoid(z + d) - sigmoid(z) - g * z * d,
+    "tanh_patch": lambda z, d, g: math.tanh(z + d) - math.tanh(z) - g * z * d,
+    "gate_slopes": lambda s, t, p, q: p * (s * (1 - s) * t) + q * (s * (1 - t * t)),
+    "forget_slopes": lambda s, t, p, q: p * s + q * (s * (1 - s) * t),
+}
+
+
 def test_smt2_states_the_negation_exactly():
     rng = np.random.default_rng(4)
-    for obligation, _ in make_corpus(40, rng):
+    seen = set()
+    for obligation, _ in make_corpus(120, rng):
+        seen.add(obligation.kind)
         text = to_smt2(obligation)
         assertions = re.findall(r"^\(assert (.*)\)$", text, flags=re.MULTILINE)
         constants = {Fraction(t) for t in re.findall(r"\d+\.\d+", " ".join(assertions))}
@@ -119,24 +143,12 @@ def test_smt2_states_the_negation_exactly():
             values = {n: Fraction(x) for n, x in zip(obligation.variables, point, strict=True)}
             *sides, negation = assertions
             assert all(evaluate(side, values) for side in sides)
-            base = {
-                "sigmoid": lambda t: 1 / (1 + math.exp(-t)),
-                "tanh": math.tanh,
-                "exp": math.exp,
-            }
-            kind = obligation.kind
-            if kind == "product":
-                value = point[0] * point[1]
-            elif kind == "square_difference":
-                value = (point[0] + point[1]) / 2 * ((point[0] - point[1]) / 2)
-            elif kind.endswith("_diff"):
-                value = base[kind[:-5]](point[0] + point[1]) - base[kind[:-5]](point[0])
-            else:
-                value = base[kind](point[0])
+            value = FUNCTIONS[obligation.kind](*point)
             value -= sum(s * x for s, x in zip(obligation.slopes, point, strict=True))
             margin = min(value - obligation.lo, obligation.hi - value)
             if abs(margin) > 1e-11 * max(1, abs(value)):
                 assert evaluate(negation, values) == (margin < 0)
+    assert seen == set(VARIABLES)
 
 
 def test_scale_puts_delta_below_the_gap():

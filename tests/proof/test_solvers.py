@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 
+import flint
 import numpy as np
 import pytest
 
 from codesign.errors import InputError
-from codesign.proof import Obligation, availability, bounds, prove
+from codesign.proof import Obligation, availability, bounds, closed_form, prove
 from codesign.proof.corpus import make_corpus
 from codesign.proof.functions import violates
+from codesign.proof.obligation import VARIABLES
 
-COUNT = 600
+COUNT = 900
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +26,28 @@ def corpus() -> list[tuple[Obligation, bool]]:
 
 def test_corpus_has_both_truths_of_every_kind(corpus):
     assert len(corpus) >= 500
-    seen = {(o.kind, truth) for o, truth in corpus}
-    assert len(seen) == 14
+    seen = Counter((o.kind, truth) for o, truth in corpus)
+    assert set(seen) == {(kind, truth) for kind in VARIABLES for truth in (True, False)}
+    assert min(seen.values()) >= 12
+
+
+def test_corpus_has_them_as_certificates_do_and_odd_ones(corpus):
+    """The last variables of parabolas, patches and coefficients of a step fixed, and over a range."""
+    for kind in ("sigmoid_square", "tanh_square", "sigmoid_patch", "tanh_patch", "gate_slopes", "forget_slopes"):
+        for truth in (True, False):
+            fixed = [o.box[-1][0] == o.box[-1][1] for o, t in corpus if o.kind == kind and t == truth]
+            assert 3 <= sum(fixed) < len(fixed)
+    points = [o for o, _ in corpus if o.kind == "exp" and o.box[0][0] == o.box[0][1]]
+    assert len(points) > 5
+
+
+def some_of_each(corpus, count):
+    """The first of each kind and truth."""
+    seen = Counter()
+    for obligation, truth in corpus:
+        seen[obligation.kind, truth] += 1
+        if seen[obligation.kind, truth] <= count:
+            yield obligation, truth
 
 
 @pytest.mark.parametrize("prover", [a.prover for a in availability()])
@@ -32,7 +55,7 @@ def test_provers_agree_with_the_corpus(corpus, prover):
     state = next(a for a in availability() if a.prover == prover)
     if not state.available:
         pytest.skip(f"{prover}: {state.reason}")
-    sample = corpus if prover != "dreal" else corpus[:60]
+    sample = corpus if prover != "dreal" else list(some_of_each(corpus, 2))
     results = prove([o for o, _ in sample], prover=prover, timeout_s=10)
     for (obligation, truth), result in zip(sample, results, strict=True):
         assert result.status != ("refuted" if truth else "proved"), obligation
@@ -41,6 +64,23 @@ def test_provers_agree_with_the_corpus(corpus, prover):
         if prover != "dreal":
             assert result.status == ("proved" if truth else "refuted"), (obligation, result)
             assert result.prover == prover
+
+
+@pytest.mark.parametrize(
+    ("what", "planted", "kinds"),
+    [
+        ("curved_form._Side.bend", lambda side, low, high: flint.arb(0), {"sigmoid_square", "tanh_patch"}),
+        ("curved_form.kappa", lambda b: None, {"sigmoid_patch", "tanh_patch"}),
+        ("closed_form.kappa", lambda b: None, {"sigmoid", "tanh", "sigmoid_diff"}),
+        ("closed_form._slope_candidates", lambda o: closed_form._corners(o.box), {"gate_slopes", "forget_slopes"}),
+    ],
+)
+def test_an_error_planted_in_a_closed_form_proves_a_false_one(corpus, monkeypatch, what, planted, kinds):
+    """So that the corpus does show such errors."""
+    monkeypatch.setattr(f"codesign.proof.{what}", planted)
+    false = [o for o, truth in corpus if not truth]
+    caught = {o.kind for o, r in zip(false, prove(false, "closed-form"), strict=True) if r.status == "proved"}
+    assert kinds <= caught
 
 
 def test_one_step_inside_a_known_extreme_is_refuted_or_unknown_never_proved():

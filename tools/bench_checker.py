@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from codesign import api
-from codesign.checker import check
+from codesign.recheck import check
 from codesign.verification import Options
 
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from codesign.checker.all_inputs import check_all_inputs
-from codesign.checker.claims import check_arithmetic, check_bounds, check_conclusions, check_statuses, check_told
-from codesign.checker.document import Claims, read_claims
-from codesign.checker.replay import Bounds, replay
-from codesign.checker.result import CannotCheck, Invalid, demand
+from codesign.checker.claims import Claims, check_bounds, check_document, check_statuses, read_claims
+from codesign.checker.forms import Box, Symbols
+from codesign.checker.replay import Bounds, Logits, each, forward, input_pairs, outputs, read_off
+from codesign.checker.result import CannotCheck, Invalid
 from codesign.checker.solver import Choices, Facts
 from codesign.errors import InputError
-from codesign.processes import worker_pool
+from codesign.processes import in_order
 from codesign.proof.bounds import require_round_to_nearest
-from codesign.proof.forms import DisjointError
+from codesign.proof.statement import METHODS
 
 CHUNK = 8  # regions replayed together
-_Outcome = tuple[int, Counter[str], tuple[str, ...]]  # facts, those proved by each solver, what was not derived
 
 
 @dataclass
@@ -34,83 +31,85 @@ class CheckResult:
     tells besides and was not derived again; no bound, status or verdict rests on it.
     """
 
-    verdict: Literal["valid", "invalid", "cannot check"]
+    verdict: Literal["valid", "invalid", "cannot check"] = "valid"
     item: str = ""
     regions: int = 0
     facts: int = 0
     provers: dict[str, int] = field(default_factory=dict)
     not_derived: tuple[str, ...] = ()
-    seconds: float = 0.0
+
+
+@contextmanager
+def concluding() -> Iterator[CheckResult]:
+    """A result that the body fills in, or the first bad item that it finds."""
+    result = CheckResult()
+    try:
+        require_round_to_nearest()
+        yield result
+    except Invalid as error:
+        result.verdict, result.item = "invalid", str(error)
+    except CannotCheck as error:
+        result.verdict, result.item = "cannot check", str(error)
 
 
 def check(
     certificate: Path, float_path: Path, int8_path: Path, prover: str | None = None, jobs: int = 1,
-    on_progress: Callable[[int, int], None] | None = None, data: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckResult:  # fmt: skip
-    """Check a certificate from scratch against the two model files and the proof file beside it.
+    """Check a certificate of regions from scratch against the two model files and the proof file beside it.
 
     Every nonlinear fact is derived with the margins proved in `codesign.proof.bounds`; with a `prover` ('auto',
-    'closed-form', 'icp', 'dreal') each one has to be proved by that solver as well. `data`: the file with the samples
-    that a covered share is about. InputError for files that cannot be read, MissingToolError for a solver that cannot
-    run.
+    'closed-form', 'icp', 'dreal') each one has to be proved by that solver as well. InputError for files that cannot be
+    read, MissingToolError for a solver that cannot run.
     """
-    require_round_to_nearest()
-    started, result = time.monotonic(), CheckResult("valid")
-    try:
-        claims = read_claims(certificate, float_path, int8_path)
-        check_arithmetic(claims)
-        check_conclusions(claims)
+    with concluding() as result:
+        claims = read_claims(certificate, float_path, int8_path, METHODS.values())
+        check_document(claims)
         count = result.regions = len(claims.regions)
         together = 1 if claims.second_order else CHUNK
         chunks = [slice(k, min(k + together, count)) for k in range(0, count, together)]
-        with ExitStack() as stack:
-            run: Callable[..., Iterable[_Outcome]] = map
-            if jobs > 1 and len(chunks) > 1:
-                run = stack.enter_context(worker_pool(min(jobs, len(chunks)))).map
-            outcomes = run(partial(_check_chunk, claims, prover, data), chunks)
-            for rows, (facts, provers, left) in zip(chunks, outcomes, strict=True):
-                result.facts += facts
-                result.not_derived += left
-                result.provers = dict(Counter(result.provers) + provers)
-                if on_progress is not None:
-                    on_progress(rows.stop, count)
-    except (Invalid, DisjointError) as error:
-        result.verdict, result.item = "invalid", str(error)
-    except CannotCheck as error:
-        result.verdict, result.item = "cannot check", str(error)
-    result.seconds = time.monotonic() - started
+        outcomes = in_order(partial(_check_chunk, claims, prover), chunks, jobs)
+        for rows, (facts, provers) in zip(chunks, outcomes, strict=True):
+            result.facts += facts
+            result.provers = dict(Counter(result.provers) + provers)
+            if on_progress is not None:
+                on_progress(rows.stop, count)
     return result
 
 
-def _check_chunk(claims: Claims, prover: str | None, data: Path | None, rows: slice) -> _Outcome:
+def _check_chunk(claims: Claims, prover: str | None, rows: slice) -> tuple[int, Counter[str]]:
+    """The number of facts, and of those proved by each solver."""
     require_round_to_nearest()
     try:
         facts, bounds = replay_regions(claims, rows, keep=prover is not None)
+        check_regions(claims, rows, bounds, facts)
     except InputError as error:  # choices far from any that a searcher makes
         raise CannotCheck(f"the recorded choices: {error}") from None
-    for k in range(rows.stop - rows.start):
-        region = claims.regions[rows.start + k]
+    return facts.count, facts.prove(prover)
+
+
+def check_regions(claims: Claims, rows: slice, bounds: Bounds, facts: Facts) -> None:
+    """All that is stated of some regions follows from their bounds."""
+    for k, region in enumerate(claims.regions[rows]):
+        own: Bounds = each(lambda box, k=k: Box(box.lo[k : k + 1], box.hi[k : k + 1]), bounds)
         name = f"region {rows.start + k} ('{region['id']}')"
-        check_bounds(region, name, bounds, k)
-        check_told(region, name, bounds, k, facts)
-        check_statuses(claims, region, name, bounds, k, facts)
-    left = check_all_inputs(claims, bounds, facts, data) if claims.domain is not None else ()
-    return facts.count, facts.prove(prover) if prover is not None else Counter(), left
+        check_bounds(region, name, own, facts)
+        check_statuses(claims, region, name, own, facts)
 
 
 def replay_regions(claims: Claims, rows: slice, keep: bool = False) -> tuple[Facts, Bounds]:
     """Derive the bounds of some regions; `keep` the facts, so that they can be given to solvers as obligations."""
+    facts = Facts(Choices(claims.proof, rows), keep)
+    passes = [zonotope(claims, rows, facts, order) for order in [False, True][: 1 + claims.second_order]]
+    facts.choices.finish()
+    return facts, outputs(passes, claims.chains[0], claims.integers[0], facts)
+
+
+def zonotope(claims: Claims, rows: slice, facts: Facts, second_order: bool = False) -> Logits:
+    """Replay the joint zonotope, or the quadratic one."""
     from threadpoolctl import threadpool_limits
 
-    facts, proof = Facts(Choices(claims.proof, rows), keep), claims.proof
-    arguments = claims.network, claims.integers, proof.lo[rows], proof.hi[rows], claims.on_grid[rows], facts
-    domain = claims.domain
+    symbols, region = Symbols(second_order), (claims.proof.lo[rows], claims.proof.hi[rows], claims.on_grid[rows])
     with threadpool_limits(1):
-        bounds = replay(*arguments, domain)
-        if domain is not None and domain["joint"]:
-            demand(not domain["any_length"], "all_inputs/joint: a zonotope is about one number of steps")
-            bounds = bounds.meet(replay(*arguments))
-        if claims.second_order:
-            bounds = replay(*arguments, before=bounds)
-    facts.choices.finish()
-    return facts, bounds
+        inputs = input_pairs(claims.integers[0], *region, symbols)
+        return read_off(*forward(claims.chains, inputs, facts, symbols), symbols)

@@ -1,31 +1,96 @@
-"""Compares what a certificate states of its regions, and concludes from them, with what a replay derived."""
+"""What a certificate states: whether it agrees with itself and its models, and follows from what a replay derived."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codesign.checker.criteria import above, follows, winner
-from codesign.checker.document import Claims
-from codesign.checker.head import output_margins, probability_margins
+from codesign.checker.forms import Array, Box, Flags, gamma, up
 from codesign.checker.replay import Bounds
 from codesign.checker.result import CannotCheck, Invalid, demand, same
-from codesign.checker.solver import Facts
-from codesign.network import evaluate, without_final_softmax
+from codesign.checker.solver import Facts, Margins
+from codesign.network import FloatNetwork, evaluate, load_network, without_final_softmax
 from codesign.proof.arithmetic import arithmetic_facts
-from codesign.proof.forms import Array, gamma, up
-from codesign.proof.statement import ORDERS, conclusions, refutes
+from codesign.proof.proof_file import ProofFile, digest, proof_path, read
+from codesign.proof.statement import METHODS, ORDERS, conclusions, read_document, refutes, region_box, sentences
+from codesign.quantization import IntegerNetwork, read_integer_network
+from codesign.quantization.align import Stage, align
+from codesign.quantization.integer import IntActivation
 from codesign.semantics import dequantize, quantize_input, simulate
 
 
-def check_arithmetic(claims: Claims) -> None:
-    """The stored errors of tables and rescalings are those that an enumeration gives here."""
-    stated = claims.document.get("arithmetic")
-    if stated is None:
+@dataclass(frozen=True, eq=False)
+class Claims:
+    """A certificate that is consistent with its models and its proof file.
+
+    `integers`, `chains`: the integer network and the paired layers under each profile, in its order.
+    """
+
+    document: dict[str, Any]
+    regions: list[dict[str, Any]]
+    proof: ProofFile
+    network: FloatNetwork
+    integers: tuple[IntegerNetwork, ...]
+    chains: tuple[tuple[Stage, ...], ...]
+    on_grid: Flags  # (N,) regions of dequantized inputs only
+    second_order: bool  # whether quadratic zonotopes are replayed besides the joint zonotope
+
+
+def read_claims(
+    certificate: Path, float_path: Path, int8_path: Path, methods: Collection[str] = METHODS.values()
+) -> Claims:
+    """InputError for files that cannot be read, Invalid for what does not agree, CannotCheck for other `methods`."""
+    document, wrong = read_document(certificate)
+    same("the certificate's schema", wrong, "")
+    if "digest" not in document:
+        raise CannotCheck("a certificate without a digest; certify again with this version")
+    same("digest (the certificate was edited)", document["digest"], digest(document))
+    method, regions = document["method"], document["regions"]
+    if method not in methods:
+        raise CannotCheck(f"bounds by the method '{method}'")
+    whole = document.get("all_inputs") or {"any_length": False}
+    demand(("all_inputs" in document) == (method not in METHODS.values()), "all_inputs: not what the method derives")
+    network, profiles = load_network(float_path), document["int8"]["profiles"]
+    integers = tuple(read_integer_network(int8_path, profile) for profile in profiles)
+    for name, found in (("float", network.sha256), *(("int8", net.sha256) for net in integers)):
+        same(f"{name}_sha256 (another model)", document[f"{name}_sha256"], found)
+        same(f"{name}/sha256 (another model)", document[name]["sha256"], found)
+    chains, tensor = tuple(align(network, net) for net in integers), integers[0].input
+    real = {"scale": tensor.scale, "zero_point": tensor.zero_point, "minimum": tensor.q_min, "maximum": tensor.q_max}
+    stated = document["input_quantization"]
+    same("input_quantization", stated, {**stated, **real})
+    if document.get("proof_file") is None:
+        raise CannotCheck("a certificate without a proof file")
+    try:
+        proof = read(proof_path(certificate), document)
+        boxes = [region_box(region, document["domain"], network.input_shape) for region in regions]
+    except ValueError as error:
+        raise Invalid(str(error)) from None
+    same("regions in the proof file", proof.lo.shape, (len(regions), *network.input_shape))
+    for region, box, *recorded in zip(regions, boxes, proof.lo, proof.hi, strict=True):
+        demand(np.array_equal(box, recorded), f"region '{region['id']}' is not the region that the proof is about")
+    for name, text in sentences(regions, whole["any_length"]).items():
+        same(name, document[name], text)
+    grid = np.array([region.get("kind") == "grid" for region in regions])
+    second_order = method == METHODS["quadratic"]
+    return Claims(document, regions, proof, network, integers, chains, grid, second_order)
+
+
+def check_document(claims: Claims) -> None:
+    """The stored errors of tables and rescalings are those of an enumeration; criteria, summary and verdict follow."""
+    document, proof = claims.document, claims.document["proof"]
+    if document.get("arithmetic") is None:
         raise CannotCheck("a certificate without the enumerated errors of the integer arithmetic")
-    for name, found in arithmetic_facts(claims.integers).items():
-        same(f"arithmetic/{name}", stated.get(name), found)
+    counts = proof["proved"] <= proof["checked"] <= proof["obligations"]
+    demand(counts, "proof: more obligations proved than checked, or checked than there are")
+    for part, found in {"arithmetic": arithmetic_facts(claims.integers), **conclusions(document)}.items():
+        stated = document[part] if part else document
+        for key, value in found.items():
+            same(f"{part}/{key}".lstrip("/"), stated.get(key), value)
 
 
 def at_least(name: str, stated: Any, derived: Array) -> None:
@@ -37,74 +102,63 @@ def at_least(name: str, stated: Any, derived: Array) -> None:
         raise Invalid(f"{name}{place}: {values[shown]:.17g} is stated, but only {derived[shown]:.17g} follows")
 
 
-def check_bounds(region: dict[str, Any], name: str, bounds: Bounds, k: int) -> None:
-    """Every stated bound holds at least what was derived for the region, row `k` of `bounds`."""
-    difference, logit = bounds.output_difference, bounds.logit_difference
-    at_least(f"{name}/difference_hi", region["difference_hi"], difference.hi[k])
-    at_least(f"{name}/-difference_lo", np.negative(region["difference_lo"]), -difference.lo[k])
-    at_least(f"{name}/logit_bound", region["logit_bound"], np.maximum(-logit.lo[k], logit.hi[k]))
-    at_least(f"{name}/float_hi", region["float_hi"], bounds.output.hi[k])
-    at_least(f"{name}/-float_lo", np.negative(region["float_lo"]), -bounds.output.lo[k])
+def check_bounds(region: dict[str, Any], name: str, b: Bounds, facts: Facts) -> None:
+    """Every bound that is stated holds at least what was derived for the region, the only one in `b`."""
     bound = np.maximum(np.negative(region["difference_lo"]), region["difference_hi"])
     same(f"{name}/bound", region["bound"], bound.tolist())
     same(f"{name}/bound_max", region["bound_max"], bound.max())
-    at_least(f"{name}/bound (what was observed)", bound, np.abs(region["observed"]))
     demand(region["observed_max"] <= region["bound_max"], f"{name}/observed_max: larger than the bound")
-
-
-def check_told(region: dict[str, Any], name: str, bounds: Bounds, k: int, facts: Facts) -> None:
-    """What is told besides: norms, margins of a class, bounds by step."""
-    for key, box, sums in (
-        ("norms", bounds.output_difference, bounds.sums[1]),
-        ("logit_norms", bounds.logit_difference, bounds.sums[0]),
-    ):
+    at_least(f"{name}/bound (what was observed)", bound, np.abs(region["observed"]))
+    for key, box in (("difference", b.difference), ("float", b.output)):
+        at_least(f"{name}/{key}_hi", region[f"{key}_hi"], box.hi[0])
+        at_least(f"{name}/-{key}_lo", np.negative(region[f"{key}_lo"]), -box.lo[0])
+    at_least(f"{name}/logit_bound", region["logit_bound"], b.logits.difference.mag[0])
+    for key, box, sums in (("norms", b.difference, b.sums), ("logit_norms", b.logits.difference, b.logits.sums)):
         if region.get(key) is not None:
             stated = [region[key][norm] for norm in ("linf", "l2", "l1")]
-            at_least(f"{name}/{key} (linf, l2, l1)", stated, _norms(box.mag[k], sums[k]))
+            at_least(f"{name}/{key} (linf, l2, l1)", stated, _norms(box.mag[0], sums.hi[0]))
     if region.get("step_bound") is not None:
-        same(f"{name}/step_bound: layers", len(region["step_bound"]), len(bounds.hidden))
-        for layer, steps in enumerate(bounds.hidden):
-            at_least(f"{name}/step_bound[{layer}]", region["step_bound"][layer], steps[k])
+        same(f"{name}/step_bound: layers", len(region["step_bound"]), len(b.logits.hidden))
+        for layer, steps in enumerate(b.logits.hidden):
+            at_least(f"{name}/step_bound[{layer}]", region["step_bound"][layer], steps.hi[0])
+    rows = b.logits.margins
     if region.get("output_step_bound") is not None:
-        rows = np.reshape(region["bound"], (len(bounds.margins), -1)).max(1)
-        same(f"{name}/output_step_bound", region["output_step_bound"], rows.tolist())
+        largest = np.reshape(region["bound"], (len(rows), -1)).max(1)
+        same(f"{name}/output_step_bound", region["output_step_bound"], largest.tolist())
     told = region.get("margins") or []
-    demand(len(told) in (0, len(bounds.margins)), f"{name}/margins: not one a row")
-    for row, entry in enumerate(told):
-        m, chosen = bounds.margins[row].region(k), entry["class"]
+    demand(len(told) in (0, len(rows)), f"{name}/margins: not one a row")
+    for row, (m, entry) in enumerate(zip(rows, told, strict=False)):
+        chosen = entry["class"]
         demand(0 <= chosen < m.value.lo.shape[1] > 1, f"{name}/margins[{row}]/class: no such class")
-        least = {"float_logit": m.value.lo, "integer_logit": m.integer.lo}
-        least["float_probability"] = probability_margins(m.value, facts)
-        integer = output_margins(bounds.softmax, m, facts) if bounds.softmax else probability_margins(m.integer, facts)
-        for key, lower in (*least.items(), ("integer_probability", integer)):
+        integer = facts.output_margins(b.softmax, m) if b.softmax else facts.probability_margins(m.integer)
+        least = {"float_logit": m.value.lo, "integer_logit": m.integer.lo, "integer_probability": integer}
+        for key, lower in {**least, "float_probability": facts.probability_margins(m.value)}.items():
             at_least(f"{name}/margins[{row}]/-{key}", -entry[key], -np.delete(lower[0, chosen], chosen).min())
 
 
 def _norms(bound: Array, sums: Array) -> Array:
     """(Linf, L2, L1) of a difference: its square sum is at most the bounds' squares' and Linf L1, row by row."""
     rows = bound.reshape(len(sums), -1)
-    l1 = np.minimum(sums, rows.sum(1) * (1 + gamma(rows.shape[1])))
-    squares = np.minimum(np.square(rows).sum(1), rows.max(1) * l1).sum()
+    sums = np.minimum(sums, rows.sum(1) * (1 + gamma(rows.shape[1])))
+    squares = np.minimum(np.square(rows).sum(1), rows.max(1) * sums).sum()
     l2 = np.sqrt(squares * (1 + gamma(bound.size + len(sums)))) + 1e-150
-    return np.array([bound.max(), up(l2), up(l1.sum() * (1 + gamma(len(sums))))])
+    return np.array([bound.max(), up(l2), up(sums.sum() * (1 + gamma(len(sums))))])
 
 
-def check_statuses(claims: Claims, region: dict[str, Any], name: str, bounds: Bounds, k: int, facts: Facts) -> None:
+def check_statuses(claims: Claims, region: dict[str, Any], name: str, b: Bounds, facts: Facts) -> None:
     """A 'proved' follows from the derived margins and stated bounds; a 'refuted' has an input that shows it."""
-    criteria, rows = claims.document["criteria"], [m.region(k) for m in bounds.margins]
-    proved = region["top1"] == "proved"
-    classes = [winner(above(m, bounds.softmax, facts)) for m in rows] if proved else []
+    criteria, rows = claims.document["criteria"], b.logits.margins
+    classes = [winner(m, b.softmax, facts) for m in rows] if region["top1"] == "proved" else []
     demand(None not in classes, f"{name}/top1: 'proved' is stated, but no class has a positive margin in both networks")
     same(f"{name}/top1_class", region["top1_class"], classes[0] if len(classes) == 1 else None)
-    epsilon = criteria["epsilon"]
-    same(f"{name}/epsilon is asked for", region["epsilon"] is not None, epsilon is not None)
-    small = region["epsilon"] != "proved" or region["bound_max"] <= epsilon
-    demand(small, f"{name}/epsilon: 'proved' is stated, but the bound {region['bound_max']} is above {epsilon}")
-    for order in ORDERS:
-        asked = criteria.get(order)
-        same(f"{name}/{order} is asked for", region.get(order) is not None, asked is not None)
-        good = region.get(order) != "proved" or follows(order, asked, rows, bounds.softmax, facts)
-        demand(good, f"{name}/{order}: 'proved' is stated, but does not follow")
+    for criterion in ("epsilon", *ORDERS):
+        asked, status = criteria.get(criterion), region.get(criterion)
+        same(f"{name}/{criterion} is asked for", status is not None, asked is not None)
+        if status != "proved":
+            continue
+        small = criterion == "epsilon" and region["bound_max"] <= asked
+        good = small or (criterion != "epsilon" and follows(criterion, asked, rows, b.softmax, facts))
+        demand(good, f"{name}/{criterion}: 'proved' is stated, but does not follow")
     _check_refuted(claims, region, name)
 
 
@@ -130,12 +184,52 @@ def _check_refuted(claims: Claims, region: dict[str, Any], name: str) -> None:
         demand(sure, f"{name}/counterexample: its input does not refute {criterion}")
 
 
-def check_conclusions(claims: Claims) -> None:
-    """Criteria, summary and verdict follow from the regions."""
-    document, proof = claims.document, claims.document["proof"]
-    counts = proof["proved"] <= proof["checked"] <= proof["obligations"]
-    demand(counts, "proof: more obligations proved than checked, or checked than there are")
-    for part, found in conclusions(document).items():
-        stated = document[part] if part else document
-        for key, value in found.items():
-            same(f"{part}/{key}".lstrip("/"), stated[key], value)
+def above(m: Margins, softmax: IntActivation | None, facts: Facts) -> Flags:
+    """(M, M): class i is above class j in both networks' outputs, for every input of the one region."""
+    return np.asarray((m.value.lo[0] > 0) & (facts.output_margins(softmax, m)[0] > 0))
+
+
+def winner(m: Margins, softmax: IntActivation | None, facts: Facts) -> int | None:
+    """The class that is above all others."""
+    flags = above(m, softmax, facts)
+    return next((i for i, others in enumerate(flags) if np.delete(others, i).all()), None)
+
+
+def follows(order: str, asked: Any, rows: Sequence[Margins], softmax: IntActivation | None, facts: Facts) -> bool:
+    """Whether an order criterion does, in every row of outputs."""
+    rules: dict[str, Callable[..., bool]] = {"ranking": _ranking, "topk": _topk, "top1_above": _top1_above}
+    return all(rules[order](asked, m, softmax, facts) for m in rows)
+
+
+def _topk(count: int, m: Margins, softmax: IntActivation | None, facts: Facts) -> bool:
+    flags = above(m, softmax, facts)
+    inside = np.argsort(-flags.sum(1), kind="stable")[:count]
+    return bool(flags[np.ix_(inside, np.setdiff1d(np.arange(len(flags)), inside))].all())
+
+
+def _ranking(pair: list[int], m: Margins, softmax: IntActivation | None, facts: Facts) -> bool:
+    """Output I never is above J; or cannot fall behind; or stays above in the integer network whenever it is."""
+    i, j = pair
+    floor = np.full(m.value.lo.shape[1], -np.inf)
+    floor[j] = 0.0
+    never, behind = m.value.hi[0, i, j] <= 0, softmax is None and m.difference.lo[0, i, j] >= 0
+    return bool(never or behind or _given(m, i, floor, softmax, facts)[j] > 0)
+
+
+def _top1_above(least: float, m: Margins, softmax: IntActivation | None, facts: Facts) -> bool:
+    """Every class that can be the float network's with a probability above `least` is the integer network's as well."""
+    for i in range(m.value.lo.shape[1]):
+        floor = facts.confident(i, least, m.value)
+        if floor is not None and not (np.delete(_given(m, i, floor, softmax, facts), i) > 0).all():
+            return False
+    return True
+
+
+def _given(m: Margins, i: int, floor: Array, softmax: IntActivation | None, facts: Facts) -> Array:
+    """Lower bounds (M,) of the integer output's i minus j at inputs with l_i - l_j >= floor_j for all j."""
+    lo = np.full(m.value.lo.shape, -np.inf)
+    lo[0, i] = floor
+    total = np.maximum(m.value.lo, lo) + m.difference.lo
+    low = np.maximum(m.integer.lo, total - 1e-14 * (np.abs(m.value.lo) + np.abs(total) + np.abs(m.difference.lo)))
+    high = np.maximum(np.minimum(m.integer.hi, -np.swapaxes(low, 1, 2)), low)  # a range that is empty: any
+    return np.asarray(facts.output_margins(softmax, m._replace(integer=Box(low, high)))[0, i])

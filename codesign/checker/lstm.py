@@ -1,67 +1,116 @@
-"""Replays one LSTM layer: the float network's state and the integer network's difference from it, step by step."""
+"""Replays one LSTM layer: the float network's state and the integer network's difference from it, step by step.
+
+Functions and products rest on facts: planes, or curved relaxations where products of symbols are kept.
+"""
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from codesign.checker.integer import GATE_HI, GATE_LO, GATE_STEP, acting, effective, rescaling_error, tensor_range
+from codesign.checker.forms import UNIT, Array, Box, Form, Symbols, Term, affine, times, up
+from codesign.checker.integer import GATE_HI, GATE_LO, GATE_STEP, effective, rescaling_error, tensor_range
 from codesign.checker.result import demand
 from codesign.checker.solver import Facts, Function
 from codesign.network.model import Lstm
 from codesign.proof.arithmetic import lstm_table_range
-from codesign.proof.forms import UNIT, Ages, Box, Form, Matrix, Pair, SecondOrder, Symbols, Term, affine, up
-from codesign.quantization.integer import IntegerNetwork, IntLstm
+from codesign.quantization.integer import IntLstm
 
-_PIECES: tuple[tuple[Function, int, int, str], ...] = (
-    ("sigmoid", 0, 2, "input and forget gate"),
-    ("tanh", 2, 3, "cell gate"),
-    ("sigmoid", 3, 4, "output gate"),
-)
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A vector of the float network, and the integer network's difference from it."""
+
+    value: Form
+    difference: Form
+
+    @property
+    def integer(self) -> Box:
+        return self.value + self.difference
+
+    def part(self, columns: slice) -> Pair:
+        return Pair(self.value.part(columns), self.difference.part(columns))
+
+
+def relaxed(
+    function: Function, place: str, x: Pair, noise: Box, table: tuple[float, float], facts: Facts, symbols: Symbols
+) -> Pair:
+    """f(x), and the integer table's value at x + dx less f(x); `table` is the range of table - f.
+
+    The form of dx is without `noise`, its box is with it.
+    """
+    z, d = x.value, x.difference
+    (slope, *curve), residual, image = facts.value(function, place, z, symbols.second_order)
+    (alpha, beta, *cross), d_residual, d_image = facts.change(function, place, z, d, symbols.second_order)
+    error, at_noise = Box.full(*table, z.lo.shape), Box(beta, beta)
+    value: list[Term] = [(slope, z), residual]
+    difference: list[Term] = [(alpha, z), (beta, d), d_residual + error]
+    for p in curve:
+        value += times(p, z, z, symbols, 1)
+    for p in cross:
+        difference += times(p, z, d, symbols)
+        at_noise += Box(p, p) * z
+    difference.append(at_noise * noise)
+    return Pair(affine(value, symbols).meet(image), affine(difference, symbols, paired=True).meet(d_image + error))
+
+
+class Product(NamedTuple):
+    """x y and its difference (x + dx)(y + dy) - x y as terms; boxes of x y and (x + dx)(y + dy)."""
+
+    value: list[Term]
+    difference: list[Term]
+    box: Box
+    integer: Box
+
+
+def product(x: Pair, y: Pair, place: str, facts: Facts, symbols: Symbols) -> Product:
+    """The difference is x dy + y dx + dx dy, or, without products of symbols, (x + dx/2) dy + dx (y + dy/2)."""
+    dx, dy, one = x.difference, y.difference, np.ones(x.value.lo.shape)
+    if symbols.second_order:
+        value, last = times(one, x.value, y.value, symbols, 1), times(one, dx, dy, symbols, 0)
+        difference = times(one, x.value, dy, symbols) + times(one, y.value, dx, symbols) + last
+    else:
+        half, zero = Box(0.5 * one, 0.5 * one), Box(0.0 * one, 0.0 * one)
+        x_mid, y_mid = (
+            affine([(1.0, p.value), (0.5, p.difference), zero]).within(p.value + half * p.difference) for p in (x, y)
+        )
+        value, where = _linearised(x.value, y.value, place, facts), f"{place} difference"
+        difference = _linearised(x_mid, dy, where, facts) + _linearised(dx, y_mid, where, facts)
+    return Product(value, difference, x.value * y.value, x.integer * y.integer)
+
+
+def _linearised(x: Form, y: Form, place: str, facts: Facts) -> list[Term]:
+    """x y = x0 y + y0 x - x0 y0 + (x - x0)(y - y0)."""
+    x0, y0 = x.mid, y.mid
+    return [(x0, y), (y0, x), facts.bilinear(place, x, y) + Box.around(-x0 * y0)]
 
 
 class LstmReplay:
-    """One layer. `ops` is the operator under every profile, with the network it is of.
+    """One layer. `ops` is the operator under every profile."""
 
-    `contraction`: what is stated of any number of steps; None for a fixed number.
-    """
-
-    contraction: dict[str, Any] | None = None
-
-    def __init__(
-        self, layer: Lstm, ops: Sequence[tuple[IntLstm, IntegerNetwork]], facts: Facts, symbols: Symbols
-    ) -> None:
-        op = ops[0][0]
-        demand(
-            (layer.W.shape, layer.R.shape) == (op.W.shape, op.R.shape),
-            f"layer '{layer.name}' has weights of other shapes in the int8 model",
-        )
-        self.layer, self.facts, self.symbols, self.units = layer, facts, symbols, layer.units
-        H, cell_step = layer.units, 2.0**op.cell_shift
-        self.W, self.R = (Matrix(m.reshape(4 * H, -1).astype(np.float64)) for m in (layer.W, layer.R))
+    def __init__(self, layer: Lstm, ops: Sequence[IntLstm], facts: Facts, symbols: Symbols) -> None:
+        op, H = ops[0], layer.units
+        self.layer, self.facts, self.symbols, self.units, cell_step = layer, facts, symbols, H, 2.0**op.cell_shift
+        self.W, self.R = (Box(*[m.reshape(4 * H, -1).astype(np.float64)] * 2) for m in (layer.W, layer.R))
         self.b = layer.b.reshape(-1).astype(np.float64)
-        w = [[acting(m, net) for m in o.input_multipliers for _ in range(H)] for o, net in ops]
-        r = [[acting(m, net) for m in o.recurrent_multipliers for _ in range(H)] for o, net in ops]
+        w = [[m for m in o.input_multipliers for _ in range(H)] for o in ops]
+        r = [[m for m in o.recurrent_multipliers for _ in range(H)] for o in ops]
         self.W_int, scale, slack, first = effective(op.W.reshape(4 * H, -1), op.input.scale, w, GATE_STEP)
         self.R_int, _, _, second = effective(op.R.reshape(4 * H, -1), op.output.scale, r, GATE_STEP)
-        self.b_int = op.b.reshape(-1) * scale
-        self.b_slack, self.rounding = up(np.abs(self.b_int) * slack), first + second
+        self.b_int, self.rounding = op.b.reshape(-1) * scale, first + second
+        self.b_slack = up(np.abs(self.b_int) * slack)
         self.W_gap, self.R_gap = self.W_int - self.W, self.R_int - self.R
-        for multiplier, real in ((op.forget_multiplier, 2.0**-15), (op.input_gate_multiplier, 2.0**-30 / cell_step)):
-            demand(
-                multiplier.real == real,
-                f"operator '{op.name}': a cell product is rescaled by {multiplier.real}, not by {real}",
-            )
-        self.cell_rounding = cell_step * sum(map(rescaling_error, (op.forget_multiplier, op.input_gate_multiplier)))
+        cell = (op.forget_multiplier, 2.0**-15), (op.input_gate_multiplier, 2.0**-30 / cell_step)
+        for m, real in cell:
+            demand(m.real == real, f"operator '{op.name}': a cell product is rescaled by {m.real}, not by {real}")
+        self.cell_rounding = cell_step * sum(rescaling_error(multiplier) for multiplier, _ in cell)
         clip = float(op.cell_clip_q or 32768) * cell_step
         self.cell_range = max(-clip, -32768 * cell_step), min(clip, 32767 * cell_step)
-        gain = max(abs(o.hidden_multiplier.real * 2.0**30 * op.output.scale - 1.0) for o, _ in ops) + 8 * UNIT
-        worst = max(rescaling_error(o.hidden_multiplier) for o, _ in ops)
+        gain = max(abs(o.hidden_multiplier.real * 2.0**30 * op.output.scale - 1.0) for o in ops) + 8 * UNIT
+        worst = max(rescaling_error(o.hidden_multiplier) for o in ops)
         self.hidden_rounding = float(up(op.output.scale * worst + gain))  # |o tanh(c)| <= 1
         self.hidden_range = tensor_range(op.output)
         self.tables = {f: lstm_table_range(f, -12) for f in ("sigmoid", "tanh")}
@@ -69,164 +118,75 @@ class LstmReplay:
 
     def run(self, inputs: Sequence[Pair]) -> list[Pair]:
         """The hidden state after every step, from the reset state."""
-        shape = (inputs[0].value.center.shape[0], self.units)
-        zero = Form(np.zeros(shape), np.zeros((*shape, 0)), np.zeros(shape))
-        hidden = cell = Pair.of(zero, zero)
-        ages, outputs = Ages(self.symbols), []
-        for step, x in enumerate(inputs):
-            place, H = f"{self.layer.name}[{step}]", self.units
+        still = Box.full(0.0, 0.0, (len(inputs[0].value.lo), self.units))
+        hidden = cell = Pair(affine([still]), affine([still]))
+        outputs, facts, symbols = [], self.facts, self.symbols
+        for symbols.step, x in enumerate(inputs):
+            place = f"{self.layer.name}[{symbols.step}]"
             both, g, o = self._gates(x, hidden, place)
-            i, f = both.part(slice(0, H)), both.part(slice(H, None))
+            i, f = both.part(slice(0, self.units)), both.part(slice(self.units, None))
             cell = self._cell(i, f, g, cell, place)
-            still = Box.full(0.0, 0.0, shape)
-            squashed = self._squashed("tanh", f"{place} cell tanh", cell, still, self.cell_table)
+            squashed = relaxed("tanh", f"{place} cell tanh", cell, still, self.cell_table, facts, symbols)
             hidden = self._hidden(o, squashed, place)
-            hidden, cell = self._folded(ages, hidden, cell, step, place)
+            first = facts.choices.fold(place)
+            h, dh, c, dc = (symbols.fold(x, first) for p in (hidden, cell) for x in (p.value, p.difference))
+            hidden, cell = Pair(h, dh), Pair(c, dc)
             outputs.append(hidden)
         return outputs
 
-    def _folded(self, ages: Ages, hidden: Pair, cell: Pair, step: int, place: str) -> tuple[Pair, Pair]:
-        """The state with its oldest symbols folded, where that is recorded; boxes stay."""
-        forms = [hidden.value, hidden.difference, cell.value, cell.difference]
-        ages.note(forms, step)
-        kept_from = self.facts.choices.fold(place)
-        if kept_from is None:
-            return hidden, cell
-        demand(not self.symbols.second_order, "symbols are folded where products are kept")
-        h, dh, c, dc = ages.fold(forms, kept_from, step)
-        return Pair(h, dh, hidden.value_box, hidden.difference_box), Pair(c, dc, cell.value_box, cell.difference_box)
-
     def _gates(self, x: Pair, h: Pair, place: str) -> list[Pair]:
         """Input and forget gate together, cell gate, output gate."""
-        shape = (x.value.center.shape[0], 4 * self.units)
-        z = affine([(self.W, x.value), (self.R, h.value)], Box.full(self.b, self.b, shape))
+        shape = (len(x.value.lo), 4 * self.units)
+        z = affine([(self.W, x.value), (self.R, h.value), Box.full(self.b, self.b, shape)])
         gap = Box.around(np.broadcast_to(self.b_int - self.b, shape), self.b_slack)
-        moved: list[Term] = [(self.W_gap, x.value), (self.W_int, x.difference)]
-        dz = affine([*moved, (self.R_gap, h.value), (self.R_int, h.difference)], gap)
-        noise = self._gate_noise(x, h, z.box + dz.box)
+        from_x, from_h = (self.W_gap, x.value), (self.R_gap, h.value)
+        dz = affine([from_x, (self.W_int, x.difference), from_h, (self.R_int, h.difference), gap])
+        noise = self._gate_noise(x.integer.mag, h.integer.mag, z + dz)
         # What the tables see lies in [GATE_LO, GATE_HI].
-        room = 4 * UNIT * (16 + z.box.mag)
-        limits = Box(GATE_LO - z.box.hi - room, GATE_HI - z.box.lo + room)
-        d_box = (dz.box + noise).meet(limits)
-        whole, parts = Pair(z, dz, z.box, d_box), []
-        for function, first, last, name in _PIECES:
+        room = 4 * UNIT * (16 + z.mag)
+        limits = Box(GATE_LO - z.hi - room, GATE_HI - z.lo + room)
+        whole = Pair(z, dz.within((dz + noise).meet(limits)))
+
+        def gate(name: str, function: Function, first: int, last: int) -> Pair:
             part = slice(first * self.units, last * self.units)
-            place_of = f"{place} {name}"
-            parts.append(self._squashed(function, place_of, whole.part(part), noise.part(part), self.tables[function]))
-        return parts
+            given = whole.part(part), noise.part(part), self.tables[function]
+            return relaxed(function, f"{place} {name}", *given, self.facts, self.symbols)
 
-    def _squashed(self, function: Function, place: str, x: Pair, noise: Box, table: tuple[float, float]) -> Pair:
-        """f(x), and f(x + dx) less it; the form of dx is without `noise`, its box is not."""
-        return relaxed(function, place, x, table, self.facts, self.symbols, noise)
+        both = gate("input and forget gate", "sigmoid", 0, 2)
+        return [both, gate("cell gate", "tanh", 2, 3), gate("output gate", "sigmoid", 3, 4)]
 
-    def _gate_noise(self, x: Pair, h: Pair, total: Box) -> Box:
+    def _gate_noise(self, x: Array, h: Array, total: Box) -> Box:
         """Both rescalings, and saturation of either part and of their sum; each holds 0 where kernels leave it out."""
         noise = Box.full(-self.rounding, self.rounding, total.lo.shape)
-        from_input = x.integer_box.mag @ self.W_int.mag.T + np.abs(self.b_int) + self.b_slack + self.rounding
-        from_hidden = h.integer_box.mag @ self.R_int.mag.T + self.rounding
-        for size in (from_input * (1 + 1e-9), from_hidden * (1 + 1e-9)):
+        from_input = x @ self.W_int.mag.T + np.abs(self.b_int) + self.b_slack + self.rounding
+        for size in (from_input * (1 + 1e-9), (h @ self.R_int.mag.T + self.rounding) * (1 + 1e-9)):
             noise = noise + Box(-size, size).saturation(GATE_LO, GATE_HI)
         return noise + (total + noise).saturation(GATE_LO, GATE_HI)
 
     def _cell(self, i: Pair, f: Pair, g: Pair, c: Pair, place: str) -> Pair:
-        forget = self._product(f, c, f"{place} forget * cell")
-        write = self._product(i, g, f"{place} input * gate")
-        new = forget.value(self.symbols, write)
-        clipped = Box.full(0.0, 0.0, new.center.shape)
+        forget = product(f, c, f"{place} forget * cell", self.facts, self.symbols)
+        write = product(i, g, f"{place} input * gate", self.facts, self.symbols)
+        clipped, integer = Box.full(0.0, 0.0, c.value.lo.shape), forget.integer + write.integer
         for part in (forget, write):
-            clipped = clipped + part.integer_box.widen(self.cell_rounding).saturation(*self.cell_range)
-        total = (forget.integer_box + write.integer_box).widen(self.cell_rounding)
+            clipped = clipped + part.integer.widen(self.cell_rounding).saturation(*self.cell_range)
+        total, limit = integer.widen(self.cell_rounding), self.layer.cell_clip
         clipped = clipped + (total + clipped).saturation(*self.cell_range)
-        box, limit, reach = new.box.meet(forget.box + write.box), self.layer.cell_clip, total + clipped
-        if limit and (box.mag > limit).any():  # a float model's own clip
-            cut = box.saturation(-limit, limit)
-            new, box = affine([(1.0, new)], cut, self.symbols), (box + cut).clip(-limit, limit)
+        new, reach = affine(forget.value + write.value, self.symbols).meet(forget.box + write.box), total + clipped
+        if limit and (new.mag > limit).any():  # a float model's own clip
+            cut = new.saturation(-limit, limit)
+            new = affine([(1.0, new), cut], self.symbols).meet((new + cut).clip(-limit, limit))
             clipped = clipped - cut
-        difference = forget.difference(self.symbols, clipped.widen(self.cell_rounding), write)
-        return self._bounded(new, box, difference, reach.clip(*self.cell_range))
+        difference = [*forget.difference, *write.difference, clipped.widen(self.cell_rounding)]
+        return self._bounded(new, difference, reach.clip(*self.cell_range))
 
     def _hidden(self, o: Pair, t: Pair, place: str) -> Pair:
-        product = self._product(o, t, f"{place} output * tanh")
-        value = product.value(self.symbols)
-        reach = product.integer_box.widen(self.hidden_rounding)
+        both = product(o, t, f"{place} output * tanh", self.facts, self.symbols)
+        value, reach = affine(both.value, self.symbols).meet(both.box), both.integer.widen(self.hidden_rounding)
         noise = reach.saturation(*self.hidden_range).widen(self.hidden_rounding)
-        difference = product.difference(self.symbols, noise)
-        return self._bounded(value, product.box, difference, reach.clip(*self.hidden_range))
+        return self._bounded(value, [*both.difference, noise], reach.clip(*self.hidden_range))
 
-    def _product(self, x: Pair, y: Pair, place: str) -> Product:
-        return Product.linear(x, y, place, self.facts)
-
-    def _bounded(self, value: Form, box: Box, difference: Form, integer: Box) -> Pair:
-        """Both forms with their boxes, given intervals of the float and the integer values; units reset as recorded."""
-        box = value.box.meet(box)
-        value = self.symbols.replace(value, box, self.facts.choices.resets(self.units), paired=False)
-        d_box = difference.box.meet(integer - box)
-        difference = self.symbols.replace(difference, d_box, self.facts.choices.resets(self.units), paired=True)
-        return Pair(value, difference, box, d_box)
-
-
-def relaxed(
-    function: Function,
-    place: str,
-    x: Pair,
-    table: tuple[float, float],
-    facts: Facts,
-    symbols: Symbols,
-    noise: Box | None = None,
-) -> Pair:
-    """f(x), and the integer table's value at x + dx less f(x); `table` is the range of table - f.
-
-    With `noise`, the form of dx is without it, the box is not.
-    """
-    slope, residual, image = facts.plane(function, place, x.value_box)
-    alpha, beta, d_residual, d_image = facts.difference(function, place, x.value_box, x.difference_box)
-    error = Box.full(*table, slope.shape)
-    lost = error if noise is None else error + Box(beta, beta) * noise
-    value = affine([(slope, x.value)], residual, symbols)
-    difference = affine([(alpha, x.value), (beta, x.difference)], d_residual + lost, symbols)
-    return Pair(value, difference, value.box.meet(image), difference.box.meet(d_image + error))
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """x y and its difference (x + dx)(y + dy) - x y, each a sum of terms, constants and, if any, second-order parts."""
-
-    box: Box
-    integer_box: Box
-    terms: list[Term]
-    constant: Box
-    d_terms: list[Term]
-    d_constant: Box
-    parts: list[SecondOrder] = field(default_factory=list)
-    d_parts: list[SecondOrder] = field(default_factory=list)
-
-    @staticmethod
-    def linear(x: Pair, y: Pair, place: str, facts: Facts) -> Product:
-        """The difference is (x + dx/2) dy + dx (y + dy/2)."""
-        xb, yb, dx, dy = x.value_box, y.value_box, x.difference_box, y.difference_box
-        terms, constant = _linearised(x.value, xb, y.value, yb, place, facts)
-        half, zero = (Box.full(v, v, dx.lo.shape) for v in (0.5, 0.0))
-        x_mid, y_mid = (affine([(1.0, p.value), (0.5, p.difference)], zero) for p in (x, y))
-        where = f"{place} difference"
-        first, a = _linearised(x_mid, xb + half * dx, y.difference, dy, where, facts)
-        second, b = _linearised(x.difference, dx, y_mid, yb + half * dy, where, facts)
-        return Product(xb * yb, x.integer_box * y.integer_box, terms, constant, first + second, a + b)
-
-    def value(self, symbols: Symbols, *others: Product) -> Form:
-        """The sum of these products."""
-        every = (self, *others)
-        constant = functools.reduce(operator.add, [p.constant for p in every])
-        return affine([t for p in every for t in p.terms], constant, symbols, [b for p in every for b in p.parts])
-
-    def difference(self, symbols: Symbols, noise: Box, *others: Product) -> Form:
-        """The sum of their differences, and noise."""
-        every = (self, *others)
-        constant = functools.reduce(operator.add, [p.d_constant for p in every]) + noise
-        parts = [b for p in every for b in p.d_parts]
-        return affine([t for p in every for t in p.d_terms], constant, symbols, parts, paired=True)
-
-
-def _linearised(x: Form, xb: Box, y: Form, yb: Box, place: str, facts: Facts) -> tuple[list[Term], Box]:
-    """x y = x0 y + y0 x - x0 y0 + (x - x0)(y - y0)."""
-    x0, y0 = xb.mid, yb.mid
-    return [(x0, y), (y0, x)], facts.bilinear(place, x, xb, y, yb) + Box.around(-x0 * y0)
+    def _bounded(self, value: Form, difference: list[Term], integer: Box) -> Pair:
+        """The difference within what the integer value allows; units reset as recorded."""
+        change, choices = affine(difference, self.symbols, paired=True).meet(integer - value), self.facts.choices
+        value = self.symbols.reset(value, choices.resets(self.units), paired=False)
+        return Pair(value, self.symbols.reset(change, choices.resets(self.units), paired=True))

@@ -2,210 +2,243 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from itertools import combinations, product
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from codesign.checker import head
-from codesign.checker.domain import DomainReplay
-from codesign.checker.integer import FLOAT32, input_difference, tensor_range
-from codesign.checker.lstm import LstmReplay, relaxed
-from codesign.checker.result import CannotCheck, demand, same
-from codesign.checker.second_order import SecondOrderReplay, tight_box
-from codesign.checker.solver import Facts
-from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm, Reshape
+from codesign.checker.forms import UNIT, Array, Box, Flags, Form, Symbols, affine, gamma, join, up
+from codesign.checker.integer import effective, tensor_range
+from codesign.checker.lstm import LstmReplay, Pair, relaxed
+from codesign.checker.solver import Facts, Margins
+from codesign.network.model import Dense
 from codesign.proof.arithmetic import activation_range
-from codesign.proof.forms import Array, Box, Flags, Form, Pair, Symbols, affine, gamma, join, up
-from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLastStep, IntLstm, IntReshape
+from codesign.quantization.align import ActivationStage, DenseStage, LstmStage, ReshapeStage, Stage
+from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, QuantizedTensor
 
-_Op = TypeVar("_Op", IntLstm, IntDense, IntActivation, IntLastStep)
+FLOAT32 = 2.0**-24
+MAX_SIGNED = 6  # outputs up to which an L1 norm is taken over all patterns of signs
 
 
-@dataclass(frozen=True, eq=False)
-class Bounds:
-    """Derived for B regions, boxes (B, outputs).
+class Logits(NamedTuple):
+    """Derived for B regions before a final softmax, boxes (B, outputs).
 
-    `margins`: one a row of outputs. `sums`: above the sum of magnitudes of each row's difference (B, rows), in the
-    logits and in the output. `hidden`: for each LSTM the largest difference of its units at each step, (B, steps).
+    `margins`: one a row of outputs. `sums`: of magnitudes of each row's difference (B, rows). `hidden`: for each LSTM
+    the largest difference of its units at each step, (B, steps).
     """
 
-    logit_difference: Box
+    value: Box
+    difference: Box
+    margins: tuple[Margins, ...]
+    sums: Box
+    hidden: tuple[Box, ...]
+
+
+class Bounds(NamedTuple):
+    """Of B regions. `sums` of magnitudes of each row's output difference (B, rows)."""
+
+    logits: Logits
     output: Box
-    output_difference: Box
-    margins: tuple[head.Margins, ...]
-    sums: tuple[Array, Array]
-    hidden: tuple[Array, ...]
+    difference: Box
+    sums: Box
     softmax: IntActivation | None
 
-    def meet(self, other: Bounds) -> Bounds:
-        """Both hold."""
-        return Bounds(
-            self.logit_difference.meet(other.logit_difference),
-            self.output.meet(other.output),
-            self.output_difference.meet(other.output_difference),
-            tuple(a.meet(b) for a, b in zip(self.margins, other.margins, strict=True)),
-            (np.minimum(self.sums[0], other.sums[0]), np.minimum(self.sums[1], other.sums[1])),
-            tuple(np.minimum(a, b) for a, b in zip(self.hidden, other.hidden, strict=True)),
-            self.softmax,
-        )
 
-
-class _Operators:
-    """The operators under every profile, in order, reshapes left out (they move no data in a row-major chain)."""
-
-    def __init__(self, networks: Sequence[IntegerNetwork]) -> None:
-        self.networks, previous = networks, networks[0].input
-        for op in networks[0].ops:
-            units = (op.input.scale, op.input.zero_point) == (previous.scale, previous.zero_point)
-            demand(units, f"operator '{op.name}' reads its input in other units than it was written")
-            previous = op.output
-        rows = zip(*(net.ops for net in networks), strict=True)
-        self._rows = [row for row in rows if not isinstance(row[0], IntReshape)]
-
-    def peek(self) -> object:
-        return self._rows[0][0] if self._rows else None
-
-    def take(self, kind: type[_Op], layer: str) -> list[tuple[_Op, IntegerNetwork]]:
-        row = self._rows.pop(0) if self._rows else ()
-        taken = [(op, net) for op, net in zip(row, self.networks, strict=False) if isinstance(op, kind)]
-        demand(
-            len(taken) == len(self.networks), f"the int8 model has no operator for layer '{layer}' where one has to be"
-        )
-        return taken
+def each(function: Callable[..., Box], *parts: Any) -> Any:
+    """The function of all boxes in the same place of some structures."""
+    if isinstance(parts[0], Box):
+        return function(*parts)
+    if not isinstance(parts[0], tuple):
+        return parts[0]
+    made = [each(function, *ps) for ps in zip(*parts, strict=True)]
+    return type(parts[0])(*made) if hasattr(parts[0], "_fields") else tuple(made)
 
 
 def input_pairs(network: IntegerNetwork, lo: Array, hi: Array, on_grid: Flags, symbols: Symbols) -> list[Pair]:
-    """The inputs (B, D) at every step: the float network's, and how far the quantized ones are from them."""
-    batch, steps, features = lo.shape
-    grid, x_box = on_grid.reshape(batch, 1), Box(lo.reshape(batch, -1), hi.reshape(batch, -1))
-    single = np.where(grid, up(FLOAT32 * x_box.mag * (1 + 1e-9)), 0.0)
-    x_box = Box(np.where(grid, x_box.lo - single, x_box.lo), np.where(grid, x_box.hi + single, x_box.hi))
-    x = symbols.over(x_box)
-    if symbols.second_order:  # fixed values need no symbol
-        free = (x.generators > 1e-280).any((0, 1))
-        x = Form(x.center, x.generators[..., free], up(x.error + x.generators[..., ~free].sum(-1)))
-        symbols.count = int(free.sum())
-    symbols.inputs = symbols.count
-    symbols.pair(symbols.count)
-    noise, gap, by_grid = input_difference(network.input, x_box, grid)
-    dx = affine([(np.where(by_grid, -1.0, 0.0), x)], noise, symbols, paired=True)
-    whole = Pair(x, dx, x_box, dx.box.meet(gap))
-    return [whole.part(slice(t * features, (t + 1) * features)) for t in range(steps)]
+    """The inputs (B, D) at every step: the float network's, and how far the quantized ones are from them.
 
-
-def replay(
-    network: FloatNetwork, integers: Sequence[IntegerNetwork], lo: Array, hi: Array, on_grid: Flags, facts: Facts,
-    domain: dict[str, Any] | None = None, before: Bounds | None = None,
-) -> Bounds:  # fmt: skip
-    """Bounds over the regions [lo, hi], each (B, T, D). `integers`: the same file under every profile.
-
-    With `domain`, what is stated of all inputs, LSTMs are replayed by the comparison system over the one region; with
-    `before`, by quadratic zonotopes, and bounds before a softmax are met with those derived before.
+    `on_grid` (B,): regions of dequantized inputs only, which the float network sees rounded to float32 at worst.
     """
-    same("the shape of the models' inputs", tuple(integers[0].input.shape), tuple(network.input_shape))
-    symbols, ops = Symbols(second_order=before is not None), _Operators(integers)
-    rows = input_pairs(integers[0], lo, hi, on_grid, symbols)
-    any_length = domain is not None and domain["any_length"]
-    if any_length:
-        demand(bool((lo == lo[:, :1]).all() and (hi == hi[:, :1]).all()), "the domain is another one at other steps")
-        rows = rows[:1]
-    rates = iter(domain["contraction"]) if domain is not None else iter(())
-    hidden: list[Array] = []
-    softmax: IntActivation | None = None
-    layers = list(_primitive(network.layers))
-    while layers:
-        layer = layers.pop(0)
-        if softmax is not None:
-            raise CannotCheck("a softmax that is followed by another layer")
-        if isinstance(layer, Lstm):
-            kind = SecondOrderReplay if before is not None else LstmReplay if domain is None else DomainReplay
-            lstm = kind(layer, ops.take(IntLstm, layer.name), facts, symbols)
-            lstm.contraction = next(rates, None) if any_length else None
-            demand(not any_length or lstm.contraction is not None, f"all_inputs/contraction: none of '{layer.name}'")
-            rows = lstm.run(rows)
-            hidden.append(np.stack([row.difference_box.mag.max(1) for row in rows], axis=1))
-            if not layer.return_sequences:
-                ops.take(IntLastStep, layer.name)
-                rows = rows[-1:]
-        elif isinstance(layer, Reshape):
-            rows = _reshape(rows, layer.shape)
-        elif isinstance(layer, Dense):
-            dense = ops.take(IntDense, layer.name)
-            relu = _is_relu(layers[0] if layers else None) and not _is_relu(ops.peek())
-            fused = not relu or dense[0][0].act_min == dense[0][0].output.zero_point
-            demand(fused, f"the int8 model has no ReLU after layer '{layer.name}'")
-            layers = layers[1:] if relu else layers
-            rows = [head.dense(layer, dense, relu, row, symbols) for row in rows]
-        else:
-            op = ops.take(IntActivation, layer.name)[0][0]
-            same(f"layer '{layer.name}' in the int8 model", op.kind, layer.kind)
-            softmax = op if op.kind == "softmax" else None
-            rows = rows if softmax is not None else [_elementwise(op, row, facts, symbols) for row in rows]
-    demand(ops.peek() is None, "the int8 model goes on after the float model's last layer")
-    demand(next(rates, None) is None, "all_inputs/contraction: more entries than layers")
-    if any_length:
-        rows = rows * (int(np.prod(integers[0].output.shape)) // rows[0].value_box.lo.shape[1])
-    return _bounds(rows, hidden, softmax, integers[0], facts, symbols, before)
+    (batch, count, features), tensor, ends = lo.shape, network.input, tensor_range(network.input)
+    x, on_grid = Box(lo.reshape(batch, -1), hi.reshape(batch, -1)), on_grid.reshape(batch, 1)
+    single = np.where(on_grid, up(FLOAT32 * x.mag * (1 + 1e-9)), 0.0)
+    x = Box(np.where(on_grid, x.lo - single, x.lo), np.where(on_grid, x.hi + single, x.hi))
+    steps, zero = x.mag / tensor.scale, tensor.zero_point
+    slack = (1 + steps) * 2.0**-23  # of the single-precision division, several times over
+    q_lo = np.clip(np.ceil(x.lo / tensor.scale - 0.5 - slack) + zero, tensor.q_min, tensor.q_max)
+    q_hi = np.clip(np.floor(x.hi / tensor.scale + 0.5 + slack) + zero, tensor.q_min, tensor.q_max)
+    first, last = tensor.scale * (q_lo - zero), tensor.scale * (q_hi - zero)
+    grid = Box(first - 4 * UNIT * np.abs(first), last + 4 * UNIT * np.abs(last))
+    half = up(tensor.scale * (0.5 + 2.0**-22 * (1 + steps)))
+    rounding = Box(-half, half) + (x + Box(-half, half)).saturation(*ends)
+    near = up(half + x.saturation(*ends).mag)  # clipping to the tensor's range moves no value away from one inside it
+    gap = Box(grid.lo - x.hi, grid.hi - x.lo).widen(4 * UNIT * (grid.mag + x.mag)).meet(Box(-near, near))
+    single = up(FLOAT32 * x.mag)
+    rounding = Box(np.where(on_grid, -single, rounding.lo), np.where(on_grid, single, rounding.hi))
+    # Either rounding alone, or where few values are reached and that is less, one of these minus x.
+    by_grid = (grid.rad < rounding.rad) & ~on_grid
+    noise = Box(np.where(by_grid, grid.lo, rounding.lo), np.where(by_grid, grid.hi, rounding.hi))
+    form = symbols.of_input(x).within(x)
+    dx = affine([(np.where(by_grid, -1.0, 0.0), form), noise], symbols, paired=True).meet(gap)
+    symbols.born[symbols.inputs :] = np.repeat(np.arange(count), features)
+    return [Pair(form, dx).part(slice(t * features, (t + 1) * features)) for t in range(count)]
 
 
-def _primitive(layers: Sequence[Layer]) -> Iterator[Layer]:
-    """Dense layers are linear here, their activations layers of their own."""
-    for layer in layers:
-        if not isinstance(layer, Activation):
-            yield layer
-        if isinstance(layer, Activation | Dense):
-            kind = layer.kind if isinstance(layer, Activation) else layer.activation
-            yield from [Activation(layer.name, kind)] * (kind != "linear")
-
-
-def _is_relu(layer: object) -> bool:
-    return isinstance(layer, Activation | IntActivation) and layer.kind == "relu"
+def forward(
+    chains: Sequence[Sequence[Stage]], rows: list[Pair], facts: Facts, symbols: Symbols,
+    kind: Callable[..., LstmReplay] = LstmReplay,
+) -> tuple[list[Pair], tuple[Box, ...]]:  # fmt: skip
+    """The last layer's rows before a softmax, and `Logits.hidden`. `chains`: the paired layers under every profile."""
+    hidden: list[Box] = []
+    for stages in zip(*chains, strict=True):
+        stage = stages[0]
+        if isinstance(stage, LstmStage):
+            ops = [s.int_op for s in stages if isinstance(s, LstmStage)]
+            rows = kind(stage.float_layer, ops, facts, symbols).run(rows)
+            largest = np.stack([row.difference.mag.max(1) for row in rows], axis=1)
+            hidden.append(Box(-largest, largest))
+            rows = rows[-1:] if stage.last_only else rows
+        elif isinstance(stage, DenseStage):
+            dense = [s.int_op for s in stages if isinstance(s, DenseStage)]
+            rows = [_dense(stage.float_layer, dense, stage.relu, row, symbols) for row in rows]
+        elif isinstance(stage, ReshapeStage):
+            whole = Pair(join([row.value for row in rows]), join([row.difference for row in rows]))
+            width = stage.shape[-1]
+            rows = [whole.part(slice(k, k + width)) for k in range(0, whole.value.lo.shape[1], width)]
+        elif stage.kind != "softmax":
+            rows = [_elementwise(stage.int_op, row, facts, symbols) for row in rows]
+    return rows, tuple(hidden)
 
 
 def _elementwise(op: IntActivation, x: Pair, facts: Facts, symbols: Symbols) -> Pair:
     """sigmoid, tanh or relu as an operator of its own; its table against the real function, all inputs enumerated."""
-    table = activation_range(op)
+    table, still = activation_range(op), Box.full(0.0, 0.0, x.value.lo.shape)
     if op.kind == "sigmoid" or op.kind == "tanh":
-        return relaxed(op.kind, op.name, x, table, facts, symbols)
-    out = head.rectified(x, op.output, symbols)
-    return Pair.of(out.value, affine([(1.0, out.difference)], Box.full(*table, out.value.center.shape), symbols))
+        return relaxed(op.kind, op.name, x, still, table, facts, symbols)
+    out = _rectified(x, op.output, symbols)
+    return Pair(out.value, affine([(1.0, out.difference), Box.full(*table, still.lo.shape)], symbols))
 
 
-def _reshape(rows: list[Pair], shape: tuple[int, ...]) -> list[Pair]:
-    width, count = shape[-1], int(np.prod(shape)) // shape[-1]
-    if rows[0].value_box.lo.shape[1] == width:
-        return rows
-    demand(len(rows) * rows[0].value_box.lo.shape[1] == width * count, "a reshape of another number of values")
-    whole = Pair.join(rows)
-    return [whole.part(slice(k * width, (k + 1) * width)) for k in range(count)]
+def _dense(layer: Dense, ops: Sequence[IntDense], relu: bool, x: Pair, symbols: Symbols) -> Pair:
+    """W x + b and the integer operator's difference: its rounding, saturation and fused ReLU included."""
+    op, shape = ops[0], (len(x.value.lo), len(layer.b))
+    W, b = Box(*[layer.W.astype(np.float64)] * 2), layer.b.astype(np.float64)
+    W_int, scale, slack, rounding = effective(op.W, op.input.scale, [o.multipliers for o in ops], op.output.scale)
+    value = affine([(W, x.value), Box.full(b, b, shape)])
+    constant = Box.around(np.broadcast_to(op.b * scale - b, shape), np.abs(op.b * scale) * slack)
+    gap, noise = affine([(W_int - W, x.value), (W_int, x.difference), constant]), Box.full(-rounding, rounding, shape)
+    if relu:
+        return _rectified(Pair(value, affine([(1.0, gap), noise], symbols)), op.output, symbols)
+    lo, hi = (op.output.scale * (q - op.output.zero_point) for q in (op.act_min, op.act_max))
+    noise = noise + (value + gap + noise).saturation(lo, hi)
+    return Pair(value, affine([(1.0, gap), noise], symbols))
 
 
-def _bounds(
-    rows: list[Pair], hidden: list[Array], softmax: IntActivation | None, net: IntegerNetwork, facts: Facts,
-    symbols: Symbols, before: Bounds | None,
-) -> Bounds:  # fmt: skip
-    value = join([r.value_box for r in rows])
-    difference = join([tight_box(r.difference, symbols).meet(r.difference_box) for r in rows])
-    margins = tuple(head.margins(row, symbols) for row in rows)
-    difference = _ranged(value, difference, tensor_range(net.output if softmax is None else softmax.input))
-    sums = moved = np.stack([head.magnitudes(row.difference, row.difference_box) for row in rows], axis=1)
-    if before is not None:
-        difference = difference.meet(before.logit_difference)
-        value = value if softmax is not None else value.meet(before.output)
-        margins = tuple(a.meet(b) for a, b in zip(margins, before.margins, strict=True))
-        each = difference.mag.reshape(*sums.shape, -1)
-        sums = moved = np.minimum.reduce([sums, before.sums[0], up(each.sum(2) * (1 + gamma(each.shape[2])))])
-        hidden = [np.minimum(a, b) for a, b in zip(hidden, before.hidden, strict=True)]
-    result, change = value, difference
-    if softmax is not None:
-        parts = [head.softmax(softmax, m, facts) for m in margins]
-        result, moved = join([p[0] for p in parts]), np.stack([p[2] for p in parts], axis=1)
-        change = _ranged(result, join([p[1] for p in parts]), tensor_range(net.output))
-    return Bounds(difference, result, change, margins, (sums, moved), tuple(hidden), softmax)
+def _rectified(x: Pair, output: QuantizedTensor, symbols: Symbols) -> Pair:
+    """max(0, v), and max(0, v + d) - max(0, v): exact where both are on or off, else between 0 and d."""
+    v, d, total = x.value, x.difference, x.integer
+    on, off, zero = v.lo >= 0, v.hi <= 0, np.zeros_like(v.lo)
+    mixed = ~(on | off)
+    slope = np.where(on, 1.0, np.where(mixed, np.clip(v.hi / np.where(mixed, v.hi - v.lo, 1.0), 0, 1), 0.0))
+    # relu(v) - slope v is convex: 0 at v = 0, largest at an end.
+    top = np.where(mixed, up(np.maximum(v.hi * (1 - slope), -v.lo * slope) * (1 + 8 * UNIT)), 0.0)
+    out = affine([(slope, v), Box(zero, top)], symbols).meet(Box(zero, np.maximum(v.hi, 0.0)))
+    both_on = on & (total.lo >= 0)
+    free = ~both_on & ~(off & (total.hi <= 0))
+    noise = Box(np.where(free, np.minimum(d.lo, 0.0), 0.0), np.where(free, np.maximum(d.hi, 0.0), 0.0))
+    noise = noise + Box(zero, np.maximum(total.hi, 0.0)).saturation(-1.0, tensor_range(output)[1])
+    return Pair(out, affine([(np.where(both_on, 1.0, 0.0), d), noise], symbols))
 
 
-def _ranged(value: Box, difference: Box, ends: tuple[float, float]) -> Box:
-    """The integer network's value lies in its tensor's range."""
-    return difference.meet(Box.full(*ends, value.lo.shape) - value)
+def read_off(rows: Sequence[Pair], hidden: tuple[Box, ...], symbols: Symbols) -> Logits:
+    """Boxes, margins and sums of the last layer's forms."""
+    value, difference = (
+        join([_tight_box(getattr(row, name), symbols) for row in rows]) for name in ("value", "difference")
+    )
+    sums = np.stack([_magnitudes(row.difference, symbols) for row in rows], axis=1)
+    return Logits(value, difference, tuple(_margins(row, symbols) for row in rows), Box(-sums, sums), hidden)
+
+
+def outputs(passes: Sequence[Logits], chain: Sequence[Stage], network: IntegerNetwork, facts: Facts) -> Bounds:
+    """What follows at the networks' outputs; the integer network's value lies in its tensor's range."""
+    logits: Logits = reduce(partial(each, Box.meet), passes)
+    softmax = chain[-1].int_op if isinstance(chain[-1], ActivationStage) and chain[-1].kind == "softmax" else None
+    difference = _ranged(logits.value, logits.difference, network.output if softmax is None else softmax.input)
+    logits = logits._replace(difference=difference)
+    if softmax is None:
+        return Bounds(logits, logits.value, difference, logits.sums, None)
+    parts = [facts.softmax(softmax, m) for m in logits.margins]
+    output, moved = join([part[0] for part in parts]), np.stack([part[2] for part in parts], axis=1)
+    change = _ranged(output, join([part[1] for part in parts]), network.output)
+    return Bounds(logits, output, change, Box(-moved, moved), softmax)
+
+
+def _ranged(value: Box, difference: Box, output: QuantizedTensor) -> Box:
+    return difference.meet(Box.full(*tensor_range(output), value.lo.shape) - value)
+
+
+def _margins(x: Pair, symbols: Symbols) -> Margins:
+    """Of a row of outputs."""
+    both = affine([(1.0, x.value), (1.0, x.difference), Box.full(0.0, 0.0, x.value.lo.shape)])
+    return Margins(*(_pairwise(form, symbols) for form in (x.value, x.difference, both)))
+
+
+def _pairwise(form: Form, symbols: Symbols) -> Box:
+    """Ranges (B, M, M) of value i less value j."""
+    batch, count = form.lo.shape
+    pairs, lo, hi = list(combinations(range(count), 2)), *np.zeros((2, batch, count, count))
+    if pairs:
+        unit = np.eye(count)
+        box = _lines(np.array([unit[i] - unit[j] for i, j in pairs]), form, symbols)
+        first, second = zip(*pairs, strict=True)
+        lo[:, first, second], hi[:, first, second] = box.lo, box.hi
+        lo[:, second, first], hi[:, second, first] = -box.hi, -box.lo
+    return Box(lo, hi)
+
+
+def _magnitudes(x: Form, symbols: Symbols) -> Array:
+    """Above sum_i |x_i|, (B,): of the box, or for few values the largest sum with signs."""
+    count = x.lo.shape[1]
+    total = up(x.mag.sum(1) * (1 + gamma(count)))
+    if not 1 < count <= MAX_SIGNED:
+        return total
+    signs = np.array([(1.0, *rest) for rest in product((1.0, -1.0), repeat=count - 1)])
+    return np.minimum(total, _lines(signs, x, symbols).mag.max(1))
+
+
+def _lines(weights: Array, form: Form, symbols: Symbols) -> Box:
+    """Ranges (B, m) of sums of the values (B, n) with weights (m, n)."""
+    zero = Box.full(0.0, 0.0, (len(form.lo), len(weights)))
+    return _tight_box(affine([(Box(weights, weights), form), zero]), symbols)
+
+
+def _tight_box(form: Form, symbols: Symbols) -> Box:
+    """The form's box; with products of symbols the better of that and one that lets the input's cancel.
+
+    At an input x the other symbols reach sum_k |l_k + m_k x|, m_k the products with x; and |y| <= t/2 + y^2 / (2 t) for
+    any t > 0: a quadratic form in x, whose coefficients add up with signs.
+    """
+    radius = form.radius.copy()
+    if symbols.spans:
+        for at in np.ndindex(*radius.shape):
+            own = form.generators[at], form.products[at], float(form.error[at])
+            radius[at] = min(radius[at], _squared(*own, symbols))
+    return Box.around(form.center, radius + 2 * UNIT * form.size).meet(form)
+
+
+def _squared(g: Array, products: Array, error: float, symbols: Symbols) -> float:
+    X, rest, size = symbols.inputs, np.abs(g), np.abs(g).sum() + np.abs(products).sum() + error
+    square = np.resize(products[: X * X], (X, X)) if products.size else np.zeros((X, X))
+    m = products[X * X :].reshape(-1, X)
+    paired = np.concatenate([np.arange(*span) for span in symbols.spans])[X : X + len(m)]
+    own = g[paired]
+    rest[:X] = rest[paired] = 0.0
+    t = np.sqrt(own**2 + np.square(m).sum(1)) + 1e-290
+    slope, bend = (own / t) @ m, 0.5 * m.T @ (m / t[:, None])
+    reach = max(np.abs(slope + s * g[:X]).sum() + np.abs(bend + s * square).sum() for s in (1.0, -1.0))
+    columns = np.abs(m).sum(1)
+    size += (t + columns + columns**2 / t).sum()
+    terms = 3 * (len(g) + len(products)) + X * X
+    return float(up(0.5 * (t + own * (own / t)).sum() + reach + rest.sum() + error + gamma(terms) * size))

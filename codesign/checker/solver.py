@@ -1,38 +1,30 @@
 """The solver interface: takes the recorded choices, gives the nonlinear facts that a replay rests on.
 
 A plane's slopes come from the proof file and may be any numbers; its residual interval is computed by
-`codesign.proof.bounds`, in binary64 with proven margins. Residuals are stated with a ten-thousandth of room, as the
-searcher's obligations are: a branch-and-bound solver cannot decide a bound that is attained. Every fact can be kept as
-an obligation, and proved by a solver as well.
+`codesign.proof.bounds` and `.curved_bounds`, in binary64 with proven margins. Residuals are stated with a
+ten-thousandth of room, as the searcher's obligations are: a branch-and-bound solver cannot decide a bound that is
+attained. Every fact can be kept as an obligation, and proved by a solver as well.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from codesign.checker.forms import UNIT, Array, Box, Flags, Form, affine, gamma, up
 from codesign.checker.result import CannotCheck, Invalid
-from codesign.proof.bounds import (
-    sigmoid_diff_plane_residual,
-    sigmoid_plane_residual,
-    tanh_diff_plane_residual,
-    tanh_plane_residual,
-)
-from codesign.proof.curved_bounds import (
-    sigmoid_patch_residual,
-    sigmoid_square_residual,
-    tanh_patch_residual,
-    tanh_square_residual,
-)
-from codesign.proof.forms import UNIT, Array, Box, Flags, Form, affine, up
+from codesign.proof import bounds, curved_bounds, exponentials
+from codesign.proof.arithmetic import softmax_range
 from codesign.proof.obligation import VARIABLES, Kind, Obligation, from_planes
 from codesign.proof.proof_file import ProofFile
 from codesign.proof.slopes import Polygon
+from codesign.quantization.integer import IntActivation
 
 Function = Literal["sigmoid", "tanh"]
+_SECOND = ", second order"
 
 
 class Choices:
@@ -54,11 +46,11 @@ class Choices:
             raise Invalid(f"the proof's slopes end before step {self._step - 1}, {place}")
         return [self._slopes[:, k : k + units] for k in range(start, self._slope, units)]
 
-    def fold(self, place: str) -> int | None:
-        """The first step whose symbols are kept after the step `place`; None where none are folded there."""
+    def fold(self, place: str) -> int:
+        """The first step whose symbols are kept after the step `place`; 0 where none are folded there."""
         found = self._steps[self._step] if self._step < len(self._steps) else None
         if not isinstance(found, list) or found[:2] != ["fold", place]:
-            return None
+            return 0
         if len(found) != 3 or type(found[2]) is not int or found[2] < 0:
             raise Invalid(f"the proof's step {self._step} is {found}, which names no step to keep symbols from")
         self._step += 1
@@ -87,6 +79,36 @@ class Choices:
             raise Invalid("the proof has more states than the networks have steps")
 
 
+_RESIDUALS: dict[Kind, Any] = {
+    "sigmoid": bounds.sigmoid_plane_residual,
+    "tanh": bounds.tanh_plane_residual,
+    "sigmoid_diff": bounds.sigmoid_diff_plane_residual,
+    "tanh_diff": bounds.tanh_diff_plane_residual,
+    "sigmoid_square": curved_bounds.sigmoid_square_residual,
+    "tanh_square": curved_bounds.tanh_square_residual,
+    "sigmoid_patch": curved_bounds.sigmoid_patch_residual,
+    "tanh_patch": curved_bounds.tanh_patch_residual,
+}
+_KINDS: dict[tuple[Function, str], Kind] = {
+    ("sigmoid", "plane"): "sigmoid",
+    ("tanh", "plane"): "tanh",
+    ("sigmoid", "change"): "sigmoid_diff",
+    ("tanh", "change"): "tanh_diff",
+    ("sigmoid", "curve"): "sigmoid_square",
+    ("tanh", "curve"): "tanh_square",
+    ("sigmoid", "patch"): "sigmoid_patch",
+    ("tanh", "patch"): "tanh_patch",
+}
+
+
+class Margins(NamedTuple):
+    """Ranges (B, M, M) of class i minus class j: float logits, logit differences, integer logits."""
+
+    value: Box
+    difference: Box
+    integer: Box
+
+
 class Facts:
     """Takes slopes from the proof file's choices, gives residuals; `keep` collects the facts as obligations."""
 
@@ -96,17 +118,19 @@ class Facts:
 
     def image(self, function: Function, place: str, z: Box) -> Box:
         """f(z) over the box."""
-        zero = np.zeros_like(z.lo)
-        lo, hi = (sigmoid_plane_residual if function == "sigmoid" else tanh_plane_residual)(z.lo, z.hi, zero)
-        found = self._note(function, f"{place}, range", [z], [zero], Box(lo, hi))
-        return found.clip(0.0 if function == "sigmoid" else -1.0, 1.0)
+        return self._range(function, place, z).clip(0.0 if function == "sigmoid" else -1.0, 1.0)
 
-    def plane(self, function: Function, place: str, z: Box) -> tuple[Array, Box, Box]:
-        """(slope, residual, image): f(z) = slope z + residual, and f(z) in image, over the box."""
-        (slope,) = self.choices.slopes(function, place, z.lo.shape[1])
-        bounds = sigmoid_plane_residual if function == "sigmoid" else tanh_plane_residual
-        residual = self._roomy(function, place, [z], [slope], Box(*bounds(z.lo, z.hi, slope)))
-        return slope, residual, self.image(function, place, z)
+    def value(self, function: Function, place: str, z: Box, curved: bool = False) -> tuple[list[Array], Box, Box]:
+        """(coefficients of z and, if `curved`, of z^2; residual; image) of f(z) over the box."""
+        coefficients, residual = self._relaxed(function, "curve" if curved else "plane", place, z)
+        return coefficients, residual, self.image(function, place + _SECOND * curved, z)
+
+    def change(
+        self, function: Function, place: str, z: Box, d: Box, curved: bool = False
+    ) -> tuple[list[Array], Box, Box]:
+        """(coefficients of z, d and, if `curved`, of z d; residual; image) of f(z + d) - f(z) over the box."""
+        coefficients, residual = self._relaxed(function, "patch" if curved else "change", place, z, d)
+        return coefficients, residual, self._range(_KINDS[function, "change"], place + _SECOND * curved, z, d)
 
     def polygon(self, place: str, polygon: Polygon) -> Array:
         """Its corners (V, H, 2); `codesign.proof.slopes`. The boxes are of one region."""
@@ -114,56 +138,18 @@ class Facts:
         self._note(polygon.kind, place, box, [np.zeros_like(polygon.support)] * 4, Box(polygon.lower, polygon.support))
         return polygon.vertices[:, 0]
 
-    def difference(self, function: Function, place: str, z: Box, d: Box) -> tuple[Array, Array, Box, Box]:
-        """(alpha, beta, residual, image): f(z + d) - f(z) = alpha z + beta d + residual, and in image."""
-        kind: Kind = "sigmoid_diff" if function == "sigmoid" else "tanh_diff"
-        alpha, beta = self.choices.slopes(kind, place, z.lo.shape[1])
-        bounds = sigmoid_diff_plane_residual if function == "sigmoid" else tanh_diff_plane_residual
-        residual = Box(*bounds(z.lo, z.hi, d.lo, d.hi, alpha, beta))
-        return alpha, beta, self._roomy(kind, place, [z, d], [alpha, beta], residual), self.moved(function, place, z, d)
-
-    def moved(self, function: Function, place: str, z: Box, d: Box) -> Box:
-        """f(z + d) - f(z) over the box."""
-        kind: Kind = "sigmoid_diff" if function == "sigmoid" else "tanh_diff"
-        bounds, zero = (
-            (sigmoid_diff_plane_residual if function == "sigmoid" else tanh_diff_plane_residual),
-            np.zeros_like(z.lo),
-        )
-        return self._note(
-            kind, f"{place}, range", [z, d], [zero, zero], Box(*bounds(z.lo, z.hi, d.lo, d.hi, zero, zero))
-        )
-
-    def curve(self, function: Function, place: str, z: Box) -> tuple[Array, Array, Box, Box]:
-        """(slope, curve, residual, image): f(z) = slope z + curve z^2 + residual, and in image."""
-        kind: Kind = "sigmoid_square" if function == "sigmoid" else "tanh_square"
-        slope, bend = self.choices.slopes(kind, place, z.lo.shape[1])
-        bounds = sigmoid_square_residual if function == "sigmoid" else tanh_square_residual
-        fact = Box(*bounds(z.lo, z.hi, slope, bend))
-        residual = self._roomy(kind, place, [z, Box(bend, bend)], [slope, np.zeros_like(slope)], fact)
-        return slope, bend, residual, self.image(function, place, z)
-
-    def patch(self, function: Function, place: str, z: Box, d: Box) -> tuple[Array, Array, Array, Box, Box]:
-        """(alpha, beta, gamma, residual, image): f(z + d) - f(z) = alpha z + beta d + gamma z d + residual."""
-        kind: Kind = "sigmoid_patch" if function == "sigmoid" else "tanh_patch"
-        alpha, beta, gamma = self.choices.slopes(kind, place, z.lo.shape[1])
-        bounds = sigmoid_patch_residual if function == "sigmoid" else tanh_patch_residual
-        fact = Box(*bounds(z.lo, z.hi, d.lo, d.hi, alpha, beta, gamma))
-        slopes = [alpha, beta, np.zeros_like(alpha)]
-        residual = self._roomy(kind, place, [z, d, Box(gamma, gamma)], slopes, fact)
-        return alpha, beta, gamma, residual, self.moved(function, place, z, d)
-
-    def bilinear(self, place: str, x: Form, x_box: Box, y: Form, y_box: Box) -> Box:
+    def bilinear(self, place: str, x: Form, y: Form) -> Box:
         """(x - x0)(y - y0) for the boxes' centers x0, y0.
 
         With |u|, |v| <= 1, u = a (x - x0), v = b (y - y0): u v = (p^2 - q^2) / 4, p = u + v, q = u - v, and the ranges
         of p and q are read off the forms, whose common symbols partly cancel.
         """
-        rx, ry = np.maximum(x_box.rad, 1e-30), np.maximum(y_box.rad, 1e-30)
+        rx, ry = np.maximum(x.rad, 1e-30), np.maximum(y.rad, 1e-30)
         a, b = 1.0 / rx, 1.0 / ry
-        sides = []
+        sides: list[Box] = []
         for sign in (1.0, -1.0):
-            shift = Box.around(-a * x_box.mid) + Box.around(-sign * b * y_box.mid)
-            sides.append(affine([(a, x), (sign * b, y)], shift).box.clip(-2.0 - 8 * UNIT, 2.0 + 8 * UNIT))
+            shift = Box.around(-a * x.mid) + Box.around(-sign * b * y.mid)
+            sides.append(affine([(a, x), (sign * b, y), shift]).clip(-2.0 - 8 * UNIT, 2.0 + 8 * UNIT))
         p, q = sides
         lo, hi = _least_square(p) - np.square(q.mag), np.square(p.mag) - _least_square(q)
         zero = np.zeros_like(rx)
@@ -172,23 +158,84 @@ class Facts:
         return product.clip(-1.0 - 16 * UNIT, 1.0 + 16 * UNIT) * Box(size, size)
 
     def probability(self, place: str, margin: Box) -> Box:
-        """Softmax (B, M) from ranges (B, M, M) of l_i - l_j: p = sigmoid(odds)."""
-        return self.image("sigmoid", place, _log_odds(margin))
+        """Softmax (B, M) from ranges (B, M, M) of l_i - l_j: p = sigmoid(log-odds)."""
+        return self.image("sigmoid", place, self._log_odds(place, margin))
 
-    def probability_difference(self, place: str, margin: Box, difference: Box) -> Box:
-        """How far softmax moves with the logits: log-odds move by at most the extremes of d_i - d_j."""
-        odds, off = _log_odds(margin), others(margin)
-        lo, hi = (np.where(off, end, 0.0 if len(off[0]) == 1 else out) for end, out in _ends(difference))
-        move = Box(lo.min(2), hi.max(2))
-        zero = np.zeros_like(odds.lo)
-        residual = sigmoid_diff_plane_residual(odds.lo, odds.hi, move.lo, move.hi, zero, zero)
-        return self._note("sigmoid_diff", f"{place}, difference", [odds, move], [zero, zero], Box(*residual))
+    def softmax(self, op: IntActivation, m: Margins) -> tuple[Box, Box, Array]:
+        """(float probabilities, integer - float, above the sum of its magnitudes (B,)).
 
-    def _roomy(self, kind: Kind, place: str, box: list[Box], slopes: list[Array], residual: Box) -> Box:
+        Log-odds move by at most the extremes of d_i - d_j. Both real softmaxes sum to 1: all gains are all losses, but
+        for the roundings.
+        """
+        odds, off = self._log_odds(op.name, m.value), ~np.eye(m.value.lo.shape[1], dtype=bool)
+        lo, hi = (np.where(off, m.difference.lo, np.inf).min(2), np.where(off, m.difference.hi, -np.inf).max(2))
+        move = Box(lo, hi) if len(off) > 1 else Box(np.zeros_like(lo), np.zeros_like(hi))
+        rounding = Box(*softmax_range(op, self.probability(op.name, m.integer).hi))
+        change = self._range("sigmoid_diff", f"{op.name}, difference", odds, move) + rounding
+        gains, losses = np.maximum(change.hi, 0.0).sum(1), np.maximum(-change.lo, 0.0).sum(1)
+        lowest, highest = np.maximum(-rounding.lo, 0.0).sum(1), np.maximum(rounding.hi, 0.0).sum(1)
+        total = np.minimum(change.mag.sum(1), np.minimum(2 * gains + lowest, 2 * losses + highest))
+        return self.image("sigmoid", op.name, odds), change, up(total * (1 + 4 * gamma(len(off))))
+
+    def output_margins(self, op: IntActivation | None, m: Margins) -> Array:
+        """Lower bounds (B, M, M) of the integer output's i minus j: p_i (1 - exp(l_j - l_i)) less both roundings."""
+        if op is None:
+            return m.integer.lo
+        p = self.probability(op.name, m.integer)
+        gap = self._complement(op.name, np.maximum(m.integer.lo, 0.0)).lo
+        lo, hi = softmax_range(op, p.hi)
+        lower = p.lo[:, :, None] * gap * (1 - 1e-12) + lo[:, :, None] - hi[:, None, :]
+        return np.asarray(np.where(m.integer.lo > 0, lower, -1.0))
+
+    def probability_margins(self, m: Box) -> Array:
+        """Lower bounds (B, M, M) of a real softmax's p_i - p_j: p_i (1 - exp(l_j - l_i)), -p_j (1 - exp(l_i - l_j))."""
+        p, gap = self.probability("real softmax", m), self._complement("real softmax", np.abs(m.lo))
+        above, below = p.lo[:, :, None] * gap.lo * (1 - 1e-13), p.hi[:, None, :] * gap.hi * (1 + 1e-13)
+        return np.asarray(np.where(m.lo > 0, above, -np.minimum(below, 1.0)) - 1e-15)
+
+    def confident(self, i: int, probability: float, m: Box) -> Array | None:
+        """Below l_i - l_j (M,) where class i is the top-1 class with more than that probability; None: it never is."""
+        note = self._noting(f"top-1 class {i}")
+        bound, never = exponentials.confident_margins(m.hi[:, i], i, probability, note)
+        bound[0, i] = -np.inf
+        return None if never[0] else bound[0]
+
+    def _complement(self, place: str, x: Array) -> Box:
+        """1 - exp(-x), x >= 0."""
+        return Box(*exponentials.complement_range(x, x, self._noting(place)))
+
+    def _log_odds(self, place: str, margin: Box) -> Box:
+        return Box(*exponentials.log_odds(margin.lo, margin.hi, self._noting(place)))
+
+    def _noting(self, place: str) -> exponentials.Note:
+        def note(function: Kind, lower: Array, upper: Array, lo: Array, hi: Array) -> None:
+            self._note(function, place, [Box(lower, upper)], [np.zeros_like(lower)], Box(lo, hi))
+
+        return note
+
+    def _relaxed(self, function: Function, form: str, place: str, *box: Box) -> tuple[list[Array], Box]:
+        """Recorded coefficients; what is left. The last one of a curved relaxation is a variable of its obligation."""
+        kind, curved = _KINDS[function, form], form in ("curve", "patch")
+        place += _SECOND * curved
+        coefficients = self.choices.slopes(kind, place, box[0].lo.shape[1])
+        ends = [end for side in box for end in (side.lo, side.hi)]
+        residual, slopes = Box(*_RESIDUALS[kind](*ends, *coefficients)), coefficients
+        if curved:
+            last = coefficients[-1]
+            box, slopes = (*box, Box(last, last)), [*coefficients[:-1], np.zeros_like(last)]
+        return coefficients, self._roomy(kind, place, box, slopes, residual)
+
+    def _range(self, kind: Kind, place: str, *box: Box) -> Box:
+        """Of the function itself."""
+        zeros = [np.zeros_like(side.lo) for side in box]
+        found = Box(*_RESIDUALS[kind](*(end for side in box for end in (side.lo, side.hi)), *zeros))
+        return self._note(kind, f"{place}, range", box, zeros, found)
+
+    def _roomy(self, kind: Kind, place: str, box: Sequence[Box], slopes: list[Array], residual: Box) -> Box:
         room = 1e-4 * (residual.hi - residual.lo) + 1e-11
         return self._note(kind, place, box, slopes, Box(residual.lo - room, residual.hi + room))
 
-    def _note(self, kind: Kind, place: str, box: list[Box], slopes: list[Array], fact: Box) -> Box:
+    def _note(self, kind: Kind, place: str, box: Sequence[Box], slopes: list[Array], fact: Box) -> Box:
         self.count += fact.lo.size
         if self.keep:
             self._kept.append((kind, place, [b.lo for b in box], [b.hi for b in box], slopes, fact))
@@ -201,11 +248,13 @@ class Facts:
             tags = [f"{place} #{k}" for k in range(len(lo))]
             yield from from_planes(kind, lo, hi, slope, fact.lo.ravel(), fact.hi.ravel(), tags)
 
-    def prove(self, prover: str) -> Counter[str]:
-        """Have every kept fact proved; how many by which solver. Only 'unsat' of the negation counts."""
+    def prove(self, prover: str | None) -> Counter[str]:
+        """Have every kept fact proved, if a prover is given; how many by which. Only 'unsat' of the negation counts."""
         from codesign.proof import prove
 
         obligations, proved = list(self.obligations()), Counter[str]()
+        if prover is None:
+            return proved
         for obligation, outcome in zip(obligations, prove(obligations, prover), strict=True):
             if outcome.status == "refuted":
                 raise Invalid(f"the fact '{obligation.tag}' is refuted by {outcome.prover}: {outcome.detail}")
@@ -213,28 +262,6 @@ class Facts:
                 raise CannotCheck(f"the fact '{obligation.tag}' by {outcome.prover}: {outcome.detail}")
             proved[outcome.prover] += 1
         return proved
-
-
-def others(margin: Box) -> Flags:
-    """(1, M, M): where i is not j."""
-    return ~np.eye(margin.lo.shape[1], dtype=bool)[None]
-
-
-def _ends(box: Box) -> tuple[tuple[Array, float], tuple[Array, float]]:
-    """Both ends, with what does not count among them."""
-    return (box.lo, np.inf), (box.hi, -np.inf)
-
-
-def _log_odds(margin: Box) -> Box:
-    """log p_i / (1 - p_i) = -log sum_{j != i} exp(l_j - l_i), (B, M); 800 for a single class."""
-
-    def odds(end: Array) -> Array:
-        terms = np.where(others(margin), -np.clip(end, -1e6, 1e6), -np.inf)
-        top = np.maximum(terms.max(2), -800.0)
-        return np.asarray(-(top + np.log(np.maximum(np.exp(terms - top[:, :, None]).sum(2), 1e-300))))
-
-    lo, hi = odds(margin.lo), odds(margin.hi)
-    return Box(lo - 1e-12 * (1 + np.abs(lo)), hi + 1e-12 * (1 + np.abs(hi)))
 
 
 def _least_square(box: Box) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,24 +43,26 @@ def check(
 
     Needs the proof file NAME.proof.npz beside it. Exit codes: 0 valid, 1 invalid or not checkable, 2 bad input.
     """
-    from codesign.checker import check as run
     from codesign.cli.progress import Progress
     from codesign.errors import InputError
     from codesign.quantization import default_calibration_path
+    from codesign.recheck import check as run
 
     if data is None and default_calibration_path(float_model).is_file():
         data = default_calibration_path(float_model)
     if jobs < 1:
         raise InputError(f"cannot use {jobs} processes; give --jobs N with N at least 1")
+    started = time.monotonic()
     with Progress(quiet=as_json) as progress:
         result = run(certificate, float_model, int8_model, prover, jobs, progress.stage("check"), data)
+    seconds = time.monotonic() - started
     if as_json:
-        click.echo(json.dumps(asdict(result)))
+        click.echo(json.dumps({**asdict(result), "seconds": seconds}))
     else:
         click.echo(f"{result.verdict}: {result.item}" if result.item else result.verdict)
         if result.verdict == "valid":
             click.echo(
-                f"{result.regions} regions, {result.facts} nonlinear facts derived in {result.seconds:.1f} s"
+                f"{result.regions} regions, {result.facts} nonlinear facts derived in {seconds:.1f} s"
                 + "".join(f"; {count} proved by {name}" for name, count in sorted(result.provers.items()))
             )
             if result.not_derived:
@@ -85,17 +88,10 @@ def export(
     """Write the nonlinear facts of one region of CERTIFICATE, a file each; each holds if dReal answers unsat."""
     import numpy as np
 
-    from codesign.checker import CannotCheck, Invalid, read_claims, replay_regions
-    from codesign.errors import InputError
     from codesign.proof.exchange import write_folder
+    from codesign.recheck import facts as facts_of
 
-    try:
-        claims = read_claims(certificate, float_model, int8_model)
-        if not 0 <= region < len(claims.regions):
-            raise InputError(f"there is no region {region}; the certificate has {len(claims.regions)}, counted from 0")
-        facts = list(replay_regions(claims, slice(region, region + 1), keep=True)[0].obligations())
-    except (Invalid, CannotCheck) as error:
-        raise InputError(f"the certificate cannot be replayed: {error}") from None
+    facts = facts_of(certificate, float_model, int8_model, region)
     if sample is not None:
         facts = [facts[k] for k in sorted(np.random.default_rng(seed).permutation(len(facts))[:sample])]
     write_folder(facts, output)

@@ -147,4 +147,6 @@ def align(float_network: FloatNetwork, integer_network: IntegerNetwork) -> tuple
         elif isinstance(layer, Reshape):
             stages.append(ReshapeStage(layer.shape))
     ops.finish()
+    if any(isinstance(stage, ActivationStage) and stage.kind == "softmax" for stage in stages[:-1]):
+        raise InputError("softmax is supported as the last layer only; move it to the end of the model")
     return tuple(stages)

@@ -47,17 +47,21 @@ class Pool:
     """Allocates noise symbols and remembers the source of each, so that a bound can be decomposed by source.
 
     `resets` remembers the units whose form was given up for its box, (B, n) a call: a replay has to do the same.
+    `step`: the time step that a layer is at; `born`: each symbol's.
     """
 
     blocks: list[tuple[tuple[str, ...], int, int, Array | None]] = field(default_factory=list)
     resets: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    born: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     size: int = 0
+    step: int = 0
 
     def allocate(self, count: int, source: str | Sequence[str], shares: Array | None = None) -> int:
         """The first of `count` new symbols; `shares` (B, count, sources): the parts of several sources in each."""
         start = self.size
         self.blocks.append(((source,) if isinstance(source, str) else tuple(source), start, count, shares))
         self.size += count
+        self.born = np.append(self.born, np.full(count, self.step))
         return start
 
     def contributions(self, weights: Array, region: int) -> dict[str, Array]:

@@ -79,7 +79,7 @@ def enclose_domain(
     contractions: list[Contraction] = []
     states: list[State] = []
     planes = Recorder()
-    for index, stage in enumerate(stages):
+    for stage in stages:
         if isinstance(stage, LstmStage):
             if pairs is not None:
                 rows, pairs = [_row(p) for p in pairs], None
@@ -100,8 +100,6 @@ def enclose_domain(
         if pairs is None:
             pairs = [_pair(row, pool) for row in rows]
         if isinstance(stage, ActivationStage) and stage.kind == "softmax":
-            if index != len(stages) - 1:
-                raise InputError("softmax is supported as the last layer only; move it to the end of the model")
             softmax = stage.int_op
         elif isinstance(stage, ReshapeStage):
             if any_length and stage.shape[-1] != pairs[0].value.center.shape[1]:

@@ -59,7 +59,7 @@ def propagate(
     rows = input_pairs(regions, integer_network.input, pool)
     final_softmax: IntActivation | None = None
     hidden: list[Array] = []
-    for index, stage in enumerate(stages):
+    for stage in stages:
         if isinstance(stage, LstmStage):
             op = stage.int_op
             others = [v for net in variants for v in net.ops if isinstance(v, IntLstm) and v.name == op.name]
@@ -73,10 +73,6 @@ def propagate(
         elif isinstance(stage, ReshapeStage):
             rows = _reshape(rows, stage.shape)
         elif stage.kind == "softmax":
-            if index != len(stages) - 1:
-                from codesign.errors import InputError
-
-                raise InputError("softmax is supported as the last layer only; move it to the end of the model")
             final_softmax = stage.int_op
         else:
             place = stage.int_op.name

@@ -177,6 +177,7 @@ def input_pairs(regions: Sequence[Region], tensor: QuantizedTensor, pool: Pool) 
     mid = np.where(by_grid, grid.mid, half.mid)
     rad = np.where(by_grid, grid.rad, half.rad)
     dx = combine([(np.where(by_grid, -1.0, 0.0), x)], mid, rad + TINY, pool, "rounding: input")
+    pool.born[-steps * features :] = np.repeat(np.arange(steps), features)
     d_box = dx.box.meet(gap.lo, gap.hi)
     pairs = []
     for t in range(steps):

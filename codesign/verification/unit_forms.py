@@ -151,7 +151,7 @@ class UnitRows:
         self.kv = self.kd = 0
         self.value_columns: list[npt.NDArray[np.intp]] = []  # places in the pool, in order
         self.difference_columns: list[npt.NDArray[np.intp]] = []
-        self._value_ages: list[npt.NDArray[np.int64]] = []  # the step in which a column first occurred
+        self._value_ages: list[npt.NDArray[np.int64]] = []  # the step that a column's symbol was made in
         self._difference_ages: list[npt.NDArray[np.int64]] = []
         self.inputs = sum(block[2] for block in pool.blocks[:1] if block[0] == ("input region",))
         most = limit + 16 * units + inputs // max(steps, 1)
@@ -338,7 +338,7 @@ class UnitRows:
         What it loses is how the rows depend on each other through these symbols; their ranges stay. Gives the first
         step whose symbols are kept, or None.
         """
-        self._ages(step)
+        self._ages()
         if self.kv + self.kd <= limit:
             return None
         value, difference = (np.concatenate(ages) for ages in (self._value_ages, self._difference_ages))
@@ -365,17 +365,17 @@ class UnitRows:
                 columns.append(np.arange(start, start + self.units))
             self.state_v[:, row, unit, kv + k * self.units + unit] = spread[:, row]
             self.state_d[:, k, unit, kd + k * self.units + unit] = spread[:, row + 1]
-        self._ages(step)
+        self._ages()
         return first
 
-    def _ages(self, step: int) -> None:
-        """New columns are of age `step`; those of the network's input are never old."""
+    def _ages(self) -> None:
+        """New columns are of the step that their symbols were made in; those of the network's input are never old."""
         for ages, columns in (
             (self._value_ages, self.value_columns),
             (self._difference_ages, self.difference_columns),
         ):
             fresh = np.concatenate(columns)[sum(map(len, ages)) :]
-            ages.append(np.where(fresh < self.inputs, _ALWAYS, step))
+            ages.append(np.where(fresh < self.inputs, _ALWAYS, self.pool.born[fresh]))
 
     def form(self, center: Array, error: Array, difference: bool) -> Form:
         """The hidden state, or its difference, as a form over the pool's symbols."""

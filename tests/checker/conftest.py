@@ -47,7 +47,7 @@ class Forgery:
         return buffer.getvalue()
 
     def check(self, sealed=True, proof=None, prover=None, data=None):
-        from codesign.checker import check
+        from codesign.recheck import check
 
         proof = self.packed() if proof is None else proof
         if sealed:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codesign.checker import check, read_claims, replay_regions
+from codesign.domain_checker import check, read_claims, replay_domain
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 STEP = 1e-6
@@ -131,13 +131,13 @@ def test_bounds_by_the_checker_hold_on_streams(over_domain):
 
     folder, float_path, int8_path, _ = over_domain("acts", any_length=True)
     claims = read_claims(folder / "certificate.json", float_path, int8_path)
-    _, bounds = replay_regions(claims, slice(0, 1))
+    _, bounds = replay_domain(claims)
     x = stream_inputs(Box(claims.proof.lo[0, 0], claims.proof.hi[0, 0]), 8, 400, np.random.default_rng(0))
     for net in claims.integers:
         gap = dequantize(net.output, integer_stream(net, quantized_stream(net, x))) - float_stream(claims.network, x)
         gap = gap.reshape(3200, -1)
-        assert (gap >= bounds.output_difference.lo[0]).all()
-        assert (gap <= bounds.output_difference.hi[0]).all()
+        assert (gap >= bounds.difference.lo[0]).all()
+        assert (gap <= bounds.difference.hi[0]).all()
 
 
 # Tampering. Each takes a Forgery (conftest.py); those of FIXED are for a certificate of a fixed number of steps.
@@ -514,3 +514,19 @@ def test_a_zonotope_of_one_length_does_not_count_for_any_length(over_domain, tak
 def test_more_kinds_of_tampering_than_asked_for():
     names = [t.__name__ for t in (*BOTH, *ANY, *FIXED)]
     assert len(set(names)) == len(names) >= 50
+
+
+def test_a_certificate_of_regions_does_not_borrow_the_claim_of_a_domain(over_domain, made, take_apart):
+    from codesign import checker
+    from codesign.proof.statement import sentences
+
+    folder, *_ = over_domain("acts", any_length=True)
+    forged = take_apart(*made("acts"))
+    assert forged.check().verdict == "valid"
+    forged.document["all_inputs"] = json.loads((folder / "certificate.json").read_text())["all_inputs"]
+    forged.document.update(sentences(forged.document["regions"], any_length=True))
+    assert "any number" in forged.document["claim"]
+    assert forged.check().verdict == "cannot check"
+    result = checker.check(forged.folder / "certificate.json", forged.float_path, forged.int8_path)
+    assert result.verdict == "invalid"
+    assert "all_inputs" in result.item

@@ -560,7 +560,7 @@ def test_a_damaged_proof_file_is_invalid(forged, cut):
 
 
 def test_a_missing_proof_file_is_bad_input(forged):
-    from codesign.checker import check
+    from codesign.recheck import check
 
     (forged.folder / "certificate.proof.npz").unlink()
     with pytest.raises(InputError, match="proof file"):
@@ -569,7 +569,7 @@ def test_a_missing_proof_file_is_bad_input(forged):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "codesign-certificate-1", "x": NaN}', "\xff"])
 def test_what_is_no_certificate_is_bad_input(forged, text):
-    from codesign.checker import check
+    from codesign.recheck import check
 
     path = forged.folder / "certificate.json"
     path.write_bytes(text.encode("latin-1"))

@@ -65,17 +65,17 @@ def test_certified_bounds_hold_for_cmsis_nn_and_for_single_rounding(made, name):
         assert (run(network, q, mbqm) == simulate(network, q)).all()  # nothing saturates here
         for rescale in (mbqm, once):
             gap = dequantize(network.output, run(network, q, rescale)) - real
-            assert (gap >= bounds.output_difference.lo[0]).all()
-            assert (gap <= bounds.output_difference.hi[0]).all()
+            assert (gap >= bounds.difference.lo[0]).all()
+            assert (gap <= bounds.difference.hi[0]).all()
 
 
 def test_skipped_saturations_differ_and_are_within_the_bound(made, monkeypatch):
     """Recurrent weights times 16: recurrent parts pass +-8, and the variants part."""
     from codesign.checker import lstm as module
+    from codesign.checker.forms import Symbols
     from codesign.checker.lstm import LstmReplay
     from codesign.checker.replay import input_pairs
     from codesign.network.model import Lstm
-    from codesign.proof.forms import Symbols
 
     folder, float_path, int8_path = made("logits", radius="8lsb")
     claims = read_claims(folder / "certificate.json", float_path, int8_path)
@@ -96,12 +96,12 @@ def test_skipped_saturations_differ_and_are_within_the_bound(made, monkeypatch):
             return np.ones((1, units), bool)
 
         def fold(self, place):
-            return None
+            return 0
 
     symbols = Symbols()
     lo, hi = claims.proof.lo[:1], claims.proof.hi[:1]
     rows = input_pairs(net, lo, hi, np.array([False]), symbols)
-    hidden = LstmReplay(wide, [(changed, net)], module.Facts(Wide()), symbols).run(rows)
+    hidden = LstmReplay(wide, [changed], module.Facts(Wide()), symbols).run(rows)
     rng = np.random.default_rng(2)
     x = np.clip((lo + rng.uniform(size=(150, *lo.shape[1:])) * (hi - lo)), lo, hi).astype(np.float32)
     q = quantize_input(net, x)
@@ -114,5 +114,5 @@ def test_skipped_saturations_differ_and_are_within_the_bound(made, monkeypatch):
     for outputs in (variant, reference):
         gap = dequantize(op.output, outputs) - real
         for t, pair in enumerate(hidden):
-            assert (gap[:, t] >= pair.difference_box.lo - 1e-12).all()
-            assert (gap[:, t] <= pair.difference_box.hi + 1e-12).all()
+            assert (gap[:, t] >= pair.difference.lo - 1e-12).all()
+            assert (gap[:, t] <= pair.difference.hi + 1e-12).all()

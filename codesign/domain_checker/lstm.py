@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from codesign.checker.forms import Array, Box, affine, gamma, up
 from codesign.checker.integer import GATE_HI, GATE_LO
-from codesign.checker.lstm import LstmReplay
+from codesign.checker.lstm import LstmReplay, Pair
 from codesign.checker.result import demand, same
 from codesign.proof.arithmetic import lstm_table_error
-from codesign.proof.forms import Array, Box, Form, Pair, affine, gamma, up
 from codesign.proof.slopes import forget_polygon, gate_polygon
 
 SATURATED = 3.4e-4  # above 1 - sigmoid(8 - 2^-12): what a clipped gate's function and its slope can be off
@@ -24,20 +24,23 @@ _GATES = ("sigmoid", "sigmoid", "tanh", "sigmoid")  # i, f, g, o
 
 
 class DomainReplay(LstmReplay):
-    """One layer over one region."""
+    """One layer over one region. `contraction`: what is stated of any number of steps; None for a fixed number."""
+
+    contraction: dict[str, Any] | None = None
 
     def run(self, inputs: Sequence[Pair]) -> list[Pair]:
         state, outputs, stated = np.zeros((6, self.units)), [], self.contraction
+        self.shared = np.concatenate([self.R_int.mid, self.W_int.mid], axis=1)
         for step, x in enumerate(inputs):
             end = self.facts.choices.state(self.units)
             place = f"{self.layer.name}[{step}]" if stated is None else self.layer.name
             held = stated is None or bool((end >= 0).all())
             demand(held, f"the proof's state of {place} does not hold the reset state")
-            found = self._step(x.value_box, x.difference_box.mag, state if stated is None else end, place)
+            found = self._step(x.value, x.difference.mag, state if stated is None else end, place)
             demand(bool((found <= end).all()), f"the proof's state of {place} does not hold what the step ends in")
             state = end
-            value, difference = Box(-end[:1], end[1:2]), Box(-end[4:5], end[4:5])
-            outputs.append(Pair(self.symbols.over(value), self.symbols.over(difference), value, difference))
+            boxes = Box(-end[:1], end[1:2]), Box(-end[4:5], end[4:5])
+            outputs.append(Pair(*(affine([box], self.symbols) for box in boxes)))
         if stated is not None:
             self._check_rate(stated, state)
         return outputs
@@ -45,25 +48,21 @@ class DomainReplay(LstmReplay):
     def _step(self, x: Box, dx: Array, state: Array, place: str) -> Array:
         H, clip = self.units, self.layer.cell_clip
         h, c, dh, dc = Box(-state[:1], state[1:2]), Box(-state[2:3], state[3:4]), state[4:5], state[5:]
-        z = affine([(self.W, Form.loose(x)), (self.R, Form.loose(h))], Box.full(self.b, self.b, (1, 4 * H))).box
-        self.shared = np.concatenate([self.R_int.value, self.W_int.value], axis=1)
-        sources = np.concatenate([dh, dx], axis=1)[0]
-        noise = self._noise(x, dx, h, dh)
+        z = affine([(self.W, affine([x])), (self.R, affine([h])), Box.full(self.b, self.b, (1, 4 * H))])
+        sources, noise = np.concatenate([dh, dx], axis=1)[0], self._noise(x, dx, h, dh)
         dz = up((np.abs(self.shared) @ sources + noise) * (1 + gamma(len(sources))))
         reach = z.widen(dz)
         wide, clipped = reach.clip(GATE_LO, GATE_HI), (reach.lo < GATE_LO) | (reach.hi > GATE_HI)
         beyond = np.where(clipped, up(SATURATED * (1 + dz)), 0.0)
-        parts = [slice(k * H, (k + 1) * H) for k in range(4)]
-        fi, ff, fg, fo = (self._image(name, place, z.part(p)) for name, p in zip(_GATES, parts, strict=True))
-        i, f, g, o = (self._image(name, place, wide.part(p)) for name, p in zip(_GATES, parts, strict=True))
+        gates = [(name, slice(k * H, (k + 1) * H)) for k, name in enumerate(_GATES)]
+        fi, ff, fg, fo = (self._image(name, place, z.part(p)) for name, p in gates)
+        i, f, g, o = (self._image(name, place, wide.part(p)) for name, p in gates)
         ei, ef, eg, eo = (
-            lstm_table_error(name, -12, wide.part(p).lo, wide.part(p).hi) + beyond[:, p]
-            for name, p in zip(_GATES, parts, strict=True)
+            lstm_table_error(name, -12, wide.part(p).lo, wide.part(p).hi) + beyond[:, p] for name, p in gates
         )
         exact = ff * c + fi * fg
         new = exact.clip(-clip, clip) if clip else exact
-        hidden = fo * self._image("tanh", place, new)
-        reached = c.widen(dc)
+        hidden, reached = fo * self._image("tanh", place, new), c.widen(dc)
         g_size = np.minimum(g.mag + eg, 1.0)
         lost = ef * reached.mag + ei * g_size + i.hi * eg + self.cell_rounding
         forget = (f.hi + ef) * reached.mag + self.cell_rounding
@@ -73,23 +72,20 @@ class DomainReplay(LstmReplay):
         lost = up(lost + exact.saturation(-clip, clip).mag if clip else lost)
         pairs = self.facts.polygon(f"{place} slopes of input and cell gate", gate_polygon(i, g))
         forgets = self.facts.polygon(f"{place} slopes of the forget gate", forget_polygon(f, reached))
-        self.cell = np.array([[(p[:, 0], q[:, 1], p[:, 1], q[:, 0]) for q in forgets] for p in pairs])
-        self.cell = np.moveaxis(self.cell.reshape(-1, 4, H), 1, 2)  # (V, H, 4): of dz_i, dz_f, dz_g, dc
+        cell = np.array([[(p[:, 0], q[:, 1], p[:, 1], q[:, 0]) for q in forgets] for p in pairs])
+        self.cell = np.moveaxis(cell.reshape(-1, 4, H), 1, 2)  # (V, H, 4): of dz_i, dz_f, dz_g, dc
         self.corners = np.zeros((0, H, 2))
-        new_dc = self._bounds(sources, dc[0], noise[0], lost[0])[1]
-        c_new = new.widen(new_dc)
-        t = self._image("tanh", place, c_new)
-        et = lstm_table_error("tanh", self.cell_shift, c_new.lo, c_new.hi)
+        c_new = new.widen(self._bounds(sources, dc[0], noise[0], lost[0])[1])
+        t, et = self._image("tanh", place, c_new), lstm_table_error("tanh", self.cell_shift, c_new.lo, c_new.hi)
         late = up(eo * np.minimum(t.mag + et, 1.0) + o.hi * et + self.hidden_rounding)
         late = up(late + hidden.saturation(*self.hidden_range).mag)
         self.corners = self.facts.polygon(f"{place} slopes of output gate and cell", gate_polygon(o, t))
-        new_dh, new_dc = self._bounds(sources, dc[0], noise[0], lost[0], late[0])
-        # Both values lie in their ranges.
-        new_dh, new_dc = (
-            np.minimum(d, up(box.mag[0] + max(map(abs, ends))))
-            for d, box, ends in ((new_dh, hidden, self.hidden_range), (new_dc, new, self.cell_range))
-        )
-        return np.stack([-hidden.lo[0], hidden.hi[0], -new.lo[0], new.hi[0], new_dh, new_dc])
+        ends = (hidden, self.hidden_range), (new, self.cell_range)  # both values lie in their ranges
+        changes = [
+            np.minimum(d, up(box.mag[0] + max(map(abs, end))))
+            for d, (box, end) in zip(self._bounds(sources, dc[0], noise[0], lost[0], late[0]), ends, strict=True)
+        ]
+        return np.stack([-hidden.lo[0], hidden.hi[0], -new.lo[0], new.hi[0], *changes])
 
     def _image(self, function: Any, place: str, z: Box) -> Box:
         return self.facts.image(function, f"{place} {function}", z)
@@ -100,14 +96,12 @@ class DomainReplay(LstmReplay):
         bias = Box.around(np.broadcast_to(self.b_int, shape), self.b_slack)
         total = np.abs(self.b_int - self.b) + self.b_slack + self.rounding
         for box, d, gap, known in ((x, dx, self.W_gap, self.W_int), (h, dh, self.R_gap, self.R_int)):
-            total = total + box.mag @ gap.mag.T + d @ np.asarray(known.slack).T
+            total = total + box.mag @ gap.mag.T + d @ np.asarray(known.rad).T
         total = total * (1 + gamma(x.lo.shape[1] + self.units))
-        reach = h.widen(dh).clip(*self.hidden_range)
-        for part in (
-            affine([(self.W_int, Form.loose(x.widen(dx)))], bias),
-            affine([(self.R_int, Form.loose(reach))], Box.full(0.0, 0.0, shape)),
-        ):
-            total = total + part.box.widen(self.rounding).saturation(GATE_LO, GATE_HI).mag
+        reach, none = h.widen(dh).clip(*self.hidden_range), Box.full(0.0, 0.0, shape)
+        for matrix, box, constant in ((self.W_int, x.widen(dx), bias), (self.R_int, reach, none)):
+            part = affine([(matrix, affine([box])), constant])
+            total = total + part.widen(self.rounding).saturation(GATE_LO, GATE_HI).mag
         return up(total)
 
     def _bounds(
@@ -134,7 +128,7 @@ class DomainReplay(LstmReplay):
             same(f"{name}/{key}", stated[key], values)
         v, H = np.asarray(stated["weights"], dtype=np.float64), self.units
         demand(v.shape == (2 * H,) and bool((v > 0).all()), f"{name}/weights: has to be {2 * H} positive numbers")
-        nothing, sources = np.zeros(4 * H), np.zeros(self.shared.shape[1])
+        sources = np.zeros(self.shared.shape[1])
         sources[:H] = v[:H]
-        image = np.concatenate(self._bounds(sources, v[H:], nothing, np.zeros(H)))
+        image = np.concatenate(self._bounds(sources, v[H:], np.zeros(4 * H), np.zeros(H)))
         demand(bool((image <= stated["rate"] * v).all()), f"{name}/rate: does not follow")

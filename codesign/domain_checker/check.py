@@ -1,0 +1,81 @@
+"""Replays the comparison system over recorded states, and the joint zonotope where it was used, and concludes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codesign import checker
+from codesign.checker import CannotCheck, CheckResult, Claims
+from codesign.checker.check import check_regions, concluding, zonotope
+from codesign.checker.claims import check_document
+from codesign.checker.forms import Symbols
+from codesign.checker.replay import Bounds, forward, input_pairs, outputs, read_off
+from codesign.checker.result import demand
+from codesign.checker.solver import Choices, Facts
+from codesign.domain_checker.lstm import DomainReplay
+from codesign.domain_checker.statement import check_all_inputs
+from codesign.errors import InputError
+from codesign.proof.statement import ALL_INPUTS_METHOD, read_document
+
+DOMAIN = slice(0, 1)  # the only region
+
+
+def check(
+    certificate: Path, float_path: Path, int8_path: Path, prover: str | None = None, data: Path | None = None
+) -> CheckResult:
+    """As `codesign.checker.check`; `data`: the file with the samples that a covered share is about."""
+    with concluding() as result:
+        claims = read_claims(certificate, float_path, int8_path)
+        check_document(claims)
+        try:
+            facts, bounds = replay_domain(claims, keep=prover is not None)
+            check_regions(claims, DOMAIN, bounds, facts)
+            result.not_derived = check_all_inputs(claims, bounds, facts, data)
+        except InputError as error:  # states far from any that a searcher finds
+            raise CannotCheck(f"the recorded states: {error}") from None
+        result.regions, result.facts, result.provers = 1, facts.count, dict(facts.prove(prover))
+    return result
+
+
+def is_of_domain(certificate: Path) -> bool:
+    """Whether a certificate is over a whole domain. InputError for a file that is none."""
+    return "all_inputs" in read_document(certificate)[0]
+
+
+def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:
+    """As `codesign.checker.read_claims`."""
+    claims = checker.read_claims(certificate, float_path, int8_path, [ALL_INPUTS_METHOD])
+    demand([region.get("kind") for region in claims.regions] == ["domain"], "all_inputs: not of one domain")
+    return claims
+
+
+def replay_domain(claims: Claims, keep: bool = False) -> tuple[Facts, Bounds]:
+    """Derive the bounds over the domain; `keep` the facts, so that they can be given to solvers as obligations."""
+    facts, symbols, network = Facts(Choices(claims.proof, DOMAIN), keep), Symbols(), claims.integers[0]
+    stated, lo, hi = claims.document["all_inputs"], claims.proof.lo, claims.proof.hi
+    any_length, rates = stated["any_length"], iter(stated["contraction"])
+    rows = input_pairs(network, lo, hi, claims.on_grid, symbols)
+    if any_length:
+        demand(bool((lo == lo[:, :1]).all() and (hi == hi[:, :1]).all()), "the domain is another one at other steps")
+        rows = rows[:1]
+
+    def layer(*given: Any) -> DomainReplay:
+        lstm = DomainReplay(*given)
+        lstm.contraction = next(rates, None) if any_length else None
+        found = not any_length or lstm.contraction is not None
+        demand(found, f"all_inputs/contraction: none of '{lstm.layer.name}'")
+        return lstm
+
+    rows, hidden = forward(claims.chains, rows, facts, symbols, layer)
+    demand(next(rates, None) is None, "all_inputs/contraction: more entries than layers")
+    if any_length:
+        rows = rows * (int(np.prod(network.output.shape)) // rows[0].value.lo.shape[1])
+    passes = [read_off(rows, hidden, symbols)]
+    if stated["joint"]:
+        demand(not any_length, "all_inputs/joint: a zonotope is about one number of steps")
+        passes.append(zonotope(claims, DOMAIN, facts))
+    facts.choices.finish()
+    return facts, outputs(passes, claims.chains[0], network, facts)

@@ -26,6 +26,7 @@ from codesign.verification import (
 )
 from codesign.verification.abstract import abstract_lower
 from codesign.verification.facts import facts
+from codesign.verification.norms import class_margins
 from codesign.verification.propagate import propagate, top1_proved
 from codesign.verification.region_files import load_noise, load_regions
 from codesign.verification.unreached import output_ranges
@@ -81,7 +82,8 @@ def check_bounds(network, integer, regions, rng, count=150):
         bound, logit = (
             np.maximum(-box.lo[k], box.hi[k]) for box in (enclosure.output_difference, enclosure.logit_difference)
         )
-        told = facts(enclosure, k, bound, logit, winners[k])
+        margins = class_margins(enclosure.margins, enclosure.output_margins, winners[k], k)
+        told = facts(enclosure, k, bound, logit, margins)
         assert np.abs(d).max() <= told.norms.linf
         assert np.sqrt((d**2).sum(1)).max() <= told.norms.l2 <= np.sqrt((bound**2).sum()) * (1 + 1e-9) + 1e-280
         assert np.abs(d).sum(1).max() <= told.norms.l1 <= bound.sum() * (1 + 1e-9) + 1e-280

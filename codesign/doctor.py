@@ -145,7 +145,7 @@ def _provers() -> list[Check]:
     ]
     optional = "a second, independent prover (certify --prover dreal); the built-in ones do without"
     result.append(
-        Check("dReal", "ok", _version("dreal"), "", optional)
+        Check("dReal", "ok", _dreal_version(), "", optional)
         if dreal.available
         else Check("dReal", "warning", dreal.reason, dreal.fix, optional)
     )
@@ -156,7 +156,15 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "an executable on the PATH" if package == "dreal" else "version unknown"
+        return "version unknown"
+
+
+def _dreal_version() -> str:
+    """Of the one that would run: the Python module, or else an executable."""
+    from codesign.proof.dreal_solver import find_dreal
+
+    state = find_dreal()
+    return f"{state.version}, the executable {state.path}" if state.mode == "executable" else _version("dreal")
 
 
 def _install(apt: str, brew: str) -> str:

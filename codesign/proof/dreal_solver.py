@@ -31,10 +31,14 @@ from codesign.proof.smtlib import PRECISION, DrealAnswer, read_answer, scale_exp
 
 @dataclass(frozen=True)
 class DrealState:
-    """How dReal can be run: `mode` 'module' or 'executable' (then `path`), or None with `reason` and `fix`."""
+    """How dReal can be run: `mode` 'module' or 'executable' (then `path`), or None with `reason` and `fix`.
+
+    `version` is what the executable says of itself, '' for the module.
+    """
 
     mode: Literal["module", "executable"] | None
     path: str
+    version: str
     reason: str
     fix: str
 
@@ -52,11 +56,32 @@ def find_dreal() -> DrealState:
     """Look for a dReal that runs; the import is tried in a child process, since it loads native code."""
     missing = _import_problem(sys.executable, os.environ.get("PYTHONPATH", ""))
     if not missing:
-        return DrealState("module", "", "", "")
+        return DrealState("module", "", "", "", "")
     executable = shutil.which("dreal")
-    if executable:
-        return DrealState("executable", executable, "", "")
-    return DrealState(None, "", f"{missing}; and no dreal executable is on the PATH", _fix(missing))
+    if not executable:
+        return DrealState(None, "", "", f"{missing}; and no dreal executable is on the PATH", _fix(missing))
+    version, problem = _executable_version(executable)
+    if version:
+        return DrealState("executable", executable, version, "", "")
+    return DrealState(None, "", "", f"{missing}; and {executable} {problem}", _fix(missing))
+
+
+@functools.lru_cache(maxsize=4)
+def _executable_version(path: str) -> tuple[str, str]:
+    """The version of dReal 4 that `path --version` prints ('dReal v4.21.06.2 (Release Build)'), or '' and why not."""
+    try:
+        run = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, ValueError) as error:
+        return "", f"does not run ({error})"
+    except subprocess.TimeoutExpired:
+        return "", "does not say its version in 60 s"
+    found = re.search(r"^dReal v(4\.[\w.]+)", run.stdout, flags=re.MULTILINE)
+    if run.returncode == 0 and found:
+        return found[1], ""
+    libraries = _missing_libraries([path])
+    if libraries:
+        return "", f"lacks the shared libraries {', '.join(libraries)}"
+    return "", f"is not a dReal 4 (its --version says {(run.stdout.strip() or run.stderr.strip())[:80]!r})"
 
 
 @functools.lru_cache(maxsize=4)
@@ -73,19 +98,19 @@ def _import_problem(python: str, path: str) -> str:
         return "importing the Python package dreal takes over 60 s"
     if run.returncode == 0:
         return ""
-    libraries = _missing_libraries(list(spec.submodule_search_locations or []))
+    folders = spec.submodule_search_locations or []
+    libraries = _missing_libraries([str(module) for folder in folders for module in Path(folder).glob("_dreal*.so")])
     if libraries:
         return f"the Python package dreal lacks the shared libraries {', '.join(libraries)}"
     last = run.stderr.strip().splitlines()[-1:] or [f"exit code {run.returncode}"]
     return f"the Python package dreal does not load ({last[0]})"
 
 
-def _missing_libraries(folders: list[str]) -> list[str]:
+def _missing_libraries(binaries: list[str]) -> list[str]:
     ldd = shutil.which("ldd")
-    modules = [str(module) for folder in folders for module in Path(folder).glob("_dreal*.so")]
-    if not ldd or not modules:
+    if not ldd or not binaries:
         return []
-    listing = subprocess.run([ldd, *modules], capture_output=True, text=True).stdout
+    listing = subprocess.run([ldd, *binaries], capture_output=True, text=True).stdout
     return sorted(set(re.findall(r"^\s*(\S+) => not found", listing, flags=re.MULTILINE)))
 
 
@@ -161,7 +186,8 @@ class DrealProver:
             run = subprocess.run(
                 [self._state.path, "--model", str(path)], capture_output=True, text=True, timeout=timeout_s
             )
-        if run.returncode != 0:
+        # A file with a syntax error ends in exit code 0, no answer and a message on stderr.
+        if run.returncode != 0 or not run.stdout.strip():
             said = (run.stderr.strip() or run.stdout.strip())[:200]
             raise InputError(f"exit code {run.returncode}, {said!r}")
         return read_answer(run.stdout)

@@ -60,7 +60,10 @@ def answer(dreal: Any, request: dict[str, Any]) -> dict[str, Any]:
         sides += [variable >= lower, variable <= upper]
     scale = request["scale"]
     outside = dreal.Or(scale * (residual - obligation.lo) < 0, scale * (residual - obligation.hi) > 0)
-    box = dreal.CheckSatisfiability(dreal.And(*sides, outside), request["precision"])
+    config = dreal.Config()
+    config.precision = request["precision"]
+    config.use_polytope = True
+    box = dreal.CheckSatisfiability(dreal.And(*sides, outside), config)
     if box is None:
         return {"verdict": "unsat"}
     found = {}

@@ -14,6 +14,10 @@ from codesign.proof.obligation import Obligation
 PRECISION = 0.001
 """dReal's delta in the exported files (also its default)."""
 
+_OPTIONS = f"(set-option :precision {PRECISION})\n(set-option :polytope true)"
+"""dReal's own options. Linear relaxations are what decides planes close to the function; IBEX verifies the linear
+programs' results in interval arithmetic (Neumaier and Shcherbina, Math. Program. 99, 2004)."""
+
 _FUNCTIONS = {
     "sigmoid": "(/ 1 (+ 1 (exp (- z))))",
     "tanh": "(tanh z)",
@@ -36,25 +40,36 @@ def scale_exponent(obligation: Obligation, gap: float | None = None) -> int:
 
     `gap` is the distance from [lo, hi] to the range of the residual (`closed_form.gap` computes it). Without
     one, a thousandth of hi - lo is taken: the answer stays true either way (delta only weakens the formula
-    that has to be unsatisfiable), but a smaller gap then ends in delta-sat.
+    that has to be unsatisfiable), but a smaller gap then ends in delta-sat. dReal multiplies constants in binary64:
+    exact for powers of two, as long as nothing overflows, which limits k.
     """
     if gap is None or not gap > 0:
         gap = 1e-3 * (obligation.hi - obligation.lo)
     if not gap > 0:
         return 0
-    return min(max(math.ceil(math.log2(2 * PRECISION / gap)), 0), 1000)
+    wanted = math.ceil(math.log2(2 * PRECISION) - math.log2(min(gap, 1.0)))
+    return max(min(wanted, _room(obligation)), 0)
+
+
+def _room(obligation: Obligation) -> int:
+    """k such that 2^k times any number of the formula, and of its value, stays below 2^1000."""
+    if obligation.kind != "exp":
+        return 1000 - 120  # terms multiply at most four numbers of at most 1e9
+    largest = max(1.0, abs(obligation.lo), abs(obligation.hi), math.exp(obligation.box[0][1]))
+    slope = math.log2(max(1.0, abs(obligation.slopes[0]))) + 10  # times a z of at most 700
+    return 1000 - math.ceil(max(math.log2(largest), slope))
 
 
 def to_smt2(obligation: Obligation, gap: float | None = None) -> str:
     """The negation of `obligation` as an SMT-LIB 2 script: the obligation holds if the answer is unsat.
 
-    Logic QF_NRA with exp and tanh, as dReal 4 extends it. Constants are the exact decimal expansions of the
-    binary64 numbers, so that the file states the obligation itself, not a rounding of it.
+    Logic QF_NRA with exp, tanh and two options, as dReal 4 extends it. Constants are the exact decimal expansions of
+    the binary64 numbers, so that the file states the obligation itself, not a rounding of it.
     """
     names = obligation.variables
     comment = re.sub(r"[^\x20-\x7e]", "?", obligation.tag)
     lines = [f"; {comment}"] if comment else []
-    lines += ["(set-logic QF_NRA)", f"(set-option :precision {PRECISION})"]
+    lines += ["(set-logic QF_NRA)", _OPTIONS]
     lines += [f"(declare-fun {name} () Real)" for name in names]
     for name, (lower, upper) in zip(names, obligation.box, strict=True):
         lines += [f"(assert (<= {decimal(lower)} {name}))", f"(assert (<= {name} {decimal(upper)}))"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from codesign import doctor
 from codesign.errors import MissingToolError
 from codesign.proof import Obligation, availability, dreal_solver, prove
 
@@ -21,10 +22,11 @@ def no_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def executable(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> Path:
-    """A `dreal` on the PATH that records its input file and then runs `body` (shell)."""
+    """A `dreal` on the PATH that says a version, or records its input file and then runs `body` (shell)."""
     no_module(monkeypatch)
     path = folder / "dreal"
-    path.write_text(f'#!/bin/sh\ncp "$2" "{folder}/seen.smt2"\necho "$1" > "{folder}/option"\n{body}\n')
+    version = 'test "$1" = --version && echo "dReal v4.21.06.2 (Release Build)" && exit 0'
+    path.write_text(f'#!/bin/sh\n{version}\ncp "$2" "{folder}/seen.smt2"\necho "$1" > "{folder}/option"\n{body}\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return folder / "seen.smt2"
@@ -53,7 +55,9 @@ def test_delta_sat_never_proves_and_refutes_only_with_a_rigorous_point(tmp_path,
         ("echo unsat; exit 1", "exit code 1"),
         ("echo unsat; kill -SEGV $$", "exit code -11"),
         ("echo 'parse error' >&2; exit 2", "parse error"),
-        ("true", "0 answers"),
+        ("true", "exit code 0, ''"),
+        ("echo 'obligation.smt2:10.298 : syntax error, unexpected end of file' >&2", "syntax error"),
+        ("echo 'No function definition for exq.' >&2; kill -ABRT $$", "No function definition"),
         ("echo unsat; echo unsat", "2 answers"),
         ("echo 'error: unsat'", "0 answers"),
         ("exec sleep 30", "no answer in"),
@@ -86,9 +90,11 @@ def exp(t): return E(f"exp({t.text})")
 def tanh(t): return E(f"tanh({t.text})")
 def And(*parts): return E(" and ".join(p.text for p in parts))
 def Or(*parts): return E("(" + " or ".join(p.text for p in parts) + ")")
-def CheckSatisfiability(formula, delta):
+class Config: pass
+def CheckSatisfiability(formula, config):
     """A grid search: not dReal, but it answers by what the formula says."""
     from math import exp, tanh
+    assert config.precision == 0.001 and config.use_polytope
     if "9.25" in formula.text: os._exit(7)
     if "8.25" in formula.text: time.sleep(60)
     grid = [k / 8 for k in range(-16, 17)]
@@ -152,6 +158,31 @@ def test_absence_is_explained(tmp_path, monkeypatch):
     with pytest.raises(MissingToolError, match="libibex"):
         prove([TRUE], "dreal")
     assert prove([TRUE], "auto")[0].status == "proved"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("echo 'dReal v3.16.08 (commit 1234)'", "is not a dReal 4 (its --version says 'dReal v3.16.08"),
+        ("echo 'error while loading shared libraries: libibex.so' >&2; exit 127", "libibex.so"),
+        ("echo 'dReal v4.21.06.2 (Release Build)'; exit 1", "is not a dReal 4"),
+    ],
+)
+def test_an_executable_that_is_no_dreal_4_is_not_used(tmp_path, monkeypatch, body, said):
+    executable(tmp_path, monkeypatch, "echo unsat")
+    (tmp_path / "dreal").write_text(f"#!/bin/sh\n{body}\n")
+    state = availability()[-1]
+    assert not state.available
+    assert said in state.reason
+    with pytest.raises(MissingToolError, match="dReal cannot be used"):
+        prove([TRUE], "dreal")
+
+
+def test_doctor_names_the_version_of_the_executable(tmp_path, monkeypatch):
+    executable(tmp_path, monkeypatch, "echo unsat")
+    assert dreal_solver.find_dreal().version == "4.21.06.2"
+    check = next(c for c in doctor._provers() if c.name == "dReal")
+    assert (check.status, check.detail) == ("ok", f"4.21.06.2, the executable {tmp_path / 'dreal'}")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Readers that are not ours read the exported files: cvc5's parser takes all of them, z3 decides the polynomial ones.
 
-dReal's one extension, (set-option :precision ...), is taken out for both. exp is cvc5's own, tanh a definition by it.
+dReal's own options are taken out for both. exp is cvc5's own, tanh a definition by it.
 """
 
 import re
@@ -14,7 +14,7 @@ from codesign.proof.obligation import VARIABLES
 from codesign.proof.slopes import forget_polygon, gate_polygon
 
 POLYNOMIAL = ("product", "square_difference", "gate_slopes", "forget_slopes")
-PRECISION = re.compile(r"\(set-option :precision [0-9.]+\)\n")
+OPTIONS = re.compile(r"\(set-option :precision [0-9.]+\)\n\(set-option :polytope true\)\n")
 
 
 class Side:
@@ -49,7 +49,7 @@ def read(text, logic="QF_NRA"):
     cvc5 = pytest.importorskip("cvc5", reason="cvc5 is not installed (pip install cvc5)")
     solver = cvc5.Solver()
     parser = cvc5.InputParser(solver)
-    parser.setStringInput(cvc5.InputLanguage.SMT_LIB_2_6, PRECISION.sub("", text), "obligation.smt2")
+    parser.setStringInput(cvc5.InputLanguage.SMT_LIB_2_6, OPTIONS.sub("", text), "obligation.smt2")
     symbols, commands = parser.getSymbolManager(), []
     while True:
         command = parser.nextCommand()
@@ -62,7 +62,7 @@ def read(text, logic="QF_NRA"):
 
 def prepared(obligation):
     text = to_smt2(obligation)
-    assert PRECISION.search(text)
+    assert OPTIONS.search(text)
     text = text.replace("(set-logic QF_NRA)", "(set-logic QF_NRAT)")
     tanh = "(define-fun tanh ((x Real)) Real (- 1 (/ 2 (+ 1 (exp (* 2 x))))))\n"
     return text.replace("(declare-fun", tanh + "(declare-fun", 1)
@@ -106,6 +106,6 @@ def test_z3_decides_the_polynomial_ones_as_our_provers_do(corpus):
     for obligation, ours in zip(chosen, prove(chosen, "auto"), strict=True):
         solver = z3.Solver()
         solver.set("timeout", 20_000)
-        solver.from_string(PRECISION.sub("", to_smt2(obligation)))
+        solver.from_string(OPTIONS.sub("", to_smt2(obligation)))
         answers.append((str(solver.check()), ours.status))
     assert set(answers) == {("unsat", "proved"), ("sat", "refuted")}

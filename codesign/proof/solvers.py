@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain
 from typing import Literal, get_args
 
 from codesign.errors import InputError
@@ -104,17 +104,13 @@ def _decide_all(
         for obligation in obligations:
             yield _decide(obligation, prover, timeout_s)
         return
-    from codesign.processes import worker_pool
+    from codesign.processes import in_order
 
-    with ExitStack() as stack:
-        pool = stack.enter_context(worker_pool(workers))
-        source = iter(obligations)
-        chunks = list(iter(lambda: list(islice(source, 64)), []))
-        for part in pool.map(_decide_chunk, chunks, [prover] * len(chunks), [timeout_s] * len(chunks)):
-            yield from part
+    chunks = [obligations[k : k + 64] for k in range(0, len(obligations), 64)]
+    yield from chain.from_iterable(in_order(partial(_decide_chunk, prover, timeout_s), chunks, workers))
 
 
-def _decide_chunk(obligations: list[Obligation], prover: str, timeout_s: float) -> list[ProofResult]:
+def _decide_chunk(prover: str, timeout_s: float, obligations: Sequence[Obligation]) -> list[ProofResult]:
     return [_decide(obligation, prover, timeout_s) for obligation in obligations]
 
 

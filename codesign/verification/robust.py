@@ -10,7 +10,7 @@ by simulation.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import numpy as np
 from codesign.errors import InputError
 from codesign.network import evaluate
 from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm
-from codesign.processes import worker_pool
+from codesign.processes import in_order
 from codesign.quantization import Calibration
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm, IntReshape
 from codesign.verification.affine import Array, Box, require_round_to_nearest
@@ -165,7 +165,7 @@ def robust(
         for k in correct[:samples]
     ]
     regions = []
-    for region in _run(tasks, options.jobs):
+    for region in in_order(_certify, tasks, options.jobs):
         regions.append(region)
         if on_progress is not None:
             on_progress(len(regions), len(tasks))
@@ -174,14 +174,6 @@ def robust(
         proof.merge(region.proof)
     kind = "float" if isinstance(network, FloatNetwork) else network.input.dtype
     return Robustness(network.name, kind, network.sha256, radius, options, tuple(regions), proof)
-
-
-def _run(tasks: Sequence[_Task], jobs: int) -> Iterable[RobustRegion]:
-    if jobs <= 1 or len(tasks) == 1:
-        yield from map(_certify, tasks)
-        return
-    with worker_pool(min(jobs, len(tasks))) as executor:
-        yield from executor.map(_certify, tasks)
 
 
 def _classes(network: FloatNetwork | IntegerNetwork, x: Any) -> Array:

@@ -97,7 +97,9 @@ class Bounds:
     def box(self) -> Box:
         reach = absolute_rows(self.forms)
         slack = 8 * UNIT * (np.abs(self.const) + reach + self.below + self.above)
-        return Box(self.const - reach - self.below - slack, self.const + reach + self.above + slack)
+        lo, hi = self.const - reach - self.below - slack, self.const + reach + self.above + slack
+        overflown = np.isnan(lo) | np.isnan(hi)
+        return Box(np.where(overflown, -np.inf, lo), np.where(overflown, np.inf, hi))
 
 
 class SecondOrder:
@@ -199,7 +201,11 @@ class SecondOrder:
         box = bounds.box.meet(known.lo[0], known.hi[0])
         if exact is not None:
             box = box.meet(exact.lo, exact.hi)
-        return self._register(center, bounds.forms, eta, box)
+        # Where the remainder alone is wider than the box, the box's middle with no form at all is the better expansion:
+        # remainders, which enter squared, cannot grow without limit from step to step.
+        kept = eta <= box.rad
+        center, eta = np.where(kept, center, box.mid), np.where(kept, eta, box.rad)
+        return self._register(center, np.where(kept[:, None], bounds.forms, 0.0), eta, box)
 
     def _place(self, u: Node, v: Node, squashed: bool, where: str) -> _Placed:
         relax = sigmoid_tanh if squashed else sigmoid_times
@@ -430,7 +436,7 @@ def _outside(core: Array, square: float, room: float, both: bool) -> tuple[float
     """
     high, low = eigenvalue_bounds(core) if both else (largest_eigenvalue(core), 0.0)
     inside = float(np.square(core).sum()) * (1 - gamma(core.size))
-    left = max(square - inside, 0.0) + 4 * room * np.sqrt(max(square, 0.0)) + room**2
+    left = max(square - inside, 0.0) + 4 * room * np.sqrt(max(square, 0.0)) + room * room
     b, c = np.sqrt(0.5 * left), np.sqrt(left)
 
     def joined(a: float) -> float:

@@ -76,6 +76,21 @@ def test_no_attack_leaves_the_bounds(mode: str, seed: int, layers: int) -> None:
         assert (logits[:, [label]] - logits[:, rivals] >= margins - 1e-12).all()
 
 
+@pytest.mark.parametrize("mode", ["fast", "balanced", "tight"])
+def test_wide_regions_and_many_steps_give_finite_bounds(mode: str) -> None:
+    # Remainders enter squared: without a limit they pass float64's range within sixteen steps.
+    rng = np.random.default_rng(8)
+    net = network(8, steps=18, features=3, layers=2, size=1.5)
+    box = region(rng, net.input_shape, 5.0)
+    label = int(evaluate(net, box.center[None])[0].argmax())
+    lower, upper, margins = float_bounds(recurrent(net), box, label, mode)  # type: ignore[arg-type]
+    assert np.isfinite([lower, upper]).all()
+    assert np.isfinite(margins).all()
+    logits = attacked(net, box, rng)
+    assert (logits >= lower).all()
+    assert (logits <= upper).all()
+
+
 def test_second_order_is_tighter_than_affine_forms_and_scales_with_the_square_of_the_radius() -> None:
     net = recurrent(network(3, steps=5, features=20, units=8))
     excess = []

@@ -1,8 +1,8 @@
 """The solver interface: takes the recorded choices, gives the nonlinear facts that a replay rests on.
 
 A plane's slopes come from the proof file and may be any numbers; its residual interval is computed by
-`codesign.proof.bounds` and `.curved_bounds`, in binary64 with proven margins. Residuals are stated with a
-ten-thousandth of room, as the searcher's obligations are: a branch-and-bound solver cannot decide a bound that is
+`codesign.proof.bounds` and `.curved_bounds`, in binary64 with proven margins. Residuals and ranges are
+stated with some room, as the searcher's obligations are: a branch-and-bound solver cannot decide a bound that is
 attained. Every fact can be kept as an obligation, and proved by a solver as well.
 """
 
@@ -25,6 +25,7 @@ from codesign.quantization.integer import IntActivation
 
 Function = Literal["sigmoid", "tanh"]
 _SECOND = ", second order"
+RANGE_ROOM = 1e-11  # a solver cannot decide a bound that is attained
 
 
 class Choices:
@@ -228,11 +229,11 @@ class Facts:
     def _range(self, kind: Kind, place: str, *box: Box) -> Box:
         """Of the function itself."""
         zeros = [np.zeros_like(side.lo) for side in box]
-        found = Box(*_RESIDUALS[kind](*(end for side in box for end in (side.lo, side.hi)), *zeros))
-        return self._note(kind, f"{place}, range", box, zeros, found)
+        lo, hi = _RESIDUALS[kind](*(end for side in box for end in (side.lo, side.hi)), *zeros)
+        return self._note(kind, f"{place}, range", box, zeros, Box(lo - RANGE_ROOM, hi + RANGE_ROOM))
 
     def _roomy(self, kind: Kind, place: str, box: Sequence[Box], slopes: list[Array], residual: Box) -> Box:
-        room = 1e-4 * (residual.hi - residual.lo) + 1e-11
+        room = 1e-4 * (residual.hi - residual.lo) + RANGE_ROOM
         return self._note(kind, place, box, slopes, Box(residual.lo - room, residual.hi + room))
 
     def _note(self, kind: Kind, place: str, box: Sequence[Box], slopes: list[Array], fact: Box) -> Box:

@@ -27,6 +27,7 @@ Function = Literal["sigmoid", "tanh"]
 _GRID = np.linspace(-1.0, 1.0, 5)
 # numpy's exp and tanh are assumed within 4 ulp (tests/proof measures them); this is well above.
 _VALUE_SLACK = 2.0**-46
+RANGE_ROOM = 1e-11  # of ranges and residuals: a solver with intervals in binary64 cannot decide what is attained
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +123,7 @@ def derivative(function: Function, z: Array) -> Array:
 def image(function: Function, z: Box, place: str = "", recorder: Recorder | None = None) -> Box:
     """The function's range over a box (it is increasing)."""
     lo, hi = value(function, z.lo), value(function, z.hi)
-    found = Box(lo - _VALUE_SLACK * np.abs(lo) - 1e-300, hi + _VALUE_SLACK * np.abs(hi) + 1e-300)
+    found = Box(lo - _VALUE_SLACK * np.abs(lo) - RANGE_ROOM, hi + _VALUE_SLACK * np.abs(hi) + RANGE_ROOM)
     if recorder is not None:
         recorder.range(function, f"{place}, range", [z], found)
     return Box(np.maximum(found.lo, 0.0 if function == "sigmoid" else -1.0), np.minimum(found.hi, 1.0))
@@ -139,7 +140,7 @@ def difference_image(function: Function, z: Box, d: Box, place: str = "", record
         return np.where(grows, at[0], corner)
 
     # |f(p + d) - f(p)| is computed from values at most 1 with relative error 2^-46 each; the clipped peak is exact.
-    slack = 4 * _VALUE_SLACK
+    slack = 4 * _VALUE_SLACK + RANGE_ROOM
     found = Box(extreme(d.lo, False) - slack, extreme(d.hi, True) + slack)
     if recorder is not None:
         recorder.range("sigmoid_diff" if function == "sigmoid" else "tanh_diff", f"{place}, range", [z, d], found)
@@ -193,7 +194,7 @@ def relax_difference(function: Function, z: Box, d: Box, place: str, recorder: R
 
 def provable(lo: Array, hi: Array) -> tuple[Array, Array]:
     """Widen a residual by a ten-thousandth: a bound that is exactly attained cannot be decided by branch and bound."""
-    room = 1e-4 * (hi - lo) + 1e-11
+    room = 1e-4 * (hi - lo) + RANGE_ROOM
     return lo - room, hi + room
 
 

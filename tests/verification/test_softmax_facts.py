@@ -58,7 +58,7 @@ def test_ranges_are_facts_far_out_too(function):
     assert not any(b.chosen for b in recorder.batches)
     proved(recorder.batches)
     for batch in recorder.batches:
-        room = 1e-3 * (batch.hi - batch.lo) + 1e-12
+        room = 1e-3 * (batch.hi - batch.lo) + 2 * relaxation.RANGE_ROOM
         wrong = obligations([replace(batch, lo=batch.lo + room), replace(batch, hi=batch.hi - room)])
         assert {r.status for r in prove(wrong)} == {"refuted"}
 

@@ -46,7 +46,7 @@ def hil(
     Every answer is appended to a journal as it arrives; --resume goes on from it. Exit codes: 0 PASS, 1 FAIL.
     """
     from codesign.errors import InputError
-    from codesign.files import require_folder
+    from codesign.files import require_json
     from codesign.hil.deployment import load_deployment
     from codesign.hil.soak import parse_duration
 
@@ -55,7 +55,7 @@ def hil(
     seconds = None if soak is None else parse_duration(soak)
     name = place.resolve().name.removesuffix(".deploy").removesuffix(".elf")
     destination = output or Path(f"{name}.{'hil' if seconds is None else 'soak'}.json")
-    require_folder(destination.absolute())
+    require_json(destination.absolute())
     deployment = load_deployment(place, model, board, int8, certificate)
     from codesign.hil import open_target
 

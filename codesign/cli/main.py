@@ -30,6 +30,10 @@ class _Group(click.Group):
             sys.exit(error.exit_code)
         except BrokenPipeError:
             sys.exit(1)
+        except OSError as error:  # a full disk, a permission
+            place = f" ({error.filename})" if error.filename else ""
+            click.echo(f"codesign: a file or process could not be used: {error.strerror or error}{place}", err=True)
+            sys.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -72,7 +76,10 @@ def convert(
 ) -> None:  # fmt: skip
     """Convert MODEL (.h5, .keras, float .tflite) to a full-integer .tflite with fused LSTMs."""
     from codesign import api
+    from codesign.errors import InputError
 
+    if not cover and (any_length or domain is not None):
+        raise InputError("--domain and --any-length are about ranges for every input: add --cover")
     destination = output or Path(f"{model.stem}.tflite")
     if cover:
         network = api.quantize_for_domain(model, destination, calibration, activations, domain, any_length)  # type: ignore[arg-type]
@@ -113,11 +120,11 @@ def certify(
     from codesign import api
     from codesign.cli.progress import Progress
     from codesign.cli.text import print_certificate
-    from codesign.files import require_folder
+    from codesign.files import require_json
 
     options = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs, more)
     if output is not None:
-        require_folder(output)
+        require_json(output)
     network, integer = api.load(float_model), api.read(int8_model)
     data = api.calibration(float_model, calibration)
     with Progress(quiet=as_json) as progress:
@@ -128,7 +135,7 @@ def certify(
     if as_json:
         click.echo(json.dumps(document, allow_nan=False))
     else:
-        print_certificate(document)
+        print_certificate(document, output)
     failed = bool(document["proof"]["failures"]) or (options.criteria.asked and document["verdict"] != "proved")
     sys.exit(1 if failed else 0)
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from codesign.doctor import Check
 
 
-def print_certificate(document: dict[str, Any]) -> None:
-    """What is not proved first, then what is."""
+def print_certificate(document: dict[str, Any], written: Path | None = None) -> None:
+    """What is not proved first, then what is; `written` is where the certificate lies."""
     summary, proof, criteria = document["summary"], document["proof"], document["criteria"]
     regions = document["regions"]
     if summary["not_reached"]:
@@ -62,6 +62,8 @@ def print_certificate(document: dict[str, Any]) -> None:
             counts = ", ".join(f"{s} on {statuses.count(s)}" for s in ("proved", "refuted", "unknown"))
             asked = told.format(*(wanted if isinstance(wanted, list) else [wanted]))
             click.echo(f"criterion {asked}: {criteria[f'{name}_verdict']} ({counts} regions)")
+    if written is not None:
+        click.echo(f"written: {written}, and {written.stem}.proof.npz, which codesign check needs beside it")
     click.echo(f"verdict: {document['verdict']}")
 
 
@@ -72,10 +74,11 @@ def print_worst(regions: Sequence[dict[str, Any]]) -> None:
         return
     worst = max(reached, key=lambda r: max(r["logit_bound"]))
     bound, lower, seen = max(worst["logit_bound"]), worst["abstract_lower"], worst["observed_logit_max"]
-    abstract = "not modelled" if lower is None else f"{lower:.4g}{_ratio(bound, lower)}"
+    softmax = "" if worst["logit_bound"] == worst["bound"] else ", before the softmax"
+    abstract = "" if lower is None else f" | abstract model's worst case at least {lower:.4g}{_ratio(bound, lower)}"
     click.echo(
-        f"worst region {worst['id']}, before a softmax: certified {bound:.4g} | abstract model's worst case at least "
-        f"{abstract} | observed {seen:.4g}{_ratio(bound, seen)}"
+        f"worst region {worst['id']}{softmax}: certified {bound:.4g}{abstract} | observed {seen:.4g}"
+        f"{_ratio(bound, seen)}"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import numpy as np
 
 from codesign.errors import CodesignError, InputError, MissingToolError
+from codesign.files import require_folder, write_atomically
 from codesign.network import Activation, Dense, FloatNetwork, Lstm, load_network
 from codesign.quantization.calibration import Calibration, default_calibration_path, load_calibration
 from codesign.quantization.int16 import to_int16
@@ -43,7 +44,7 @@ def convert(
     model_path, output_path = Path(model_path), Path(output_path)
     if activations not in get_args(Activations):
         raise InputError(f"unknown type of activations '{activations}'; use one of {', '.join(get_args(Activations))}")
-    _check_output(model_path, output_path)
+    check_output(model_path, output_path)
     network = load_network(model_path)
     for layer in network.layers:
         if isinstance(layer, Lstm) and layer.cell_clip not in (0.0, CONVERTER_CELL_CLIP):
@@ -58,20 +59,23 @@ def convert(
         raise InputError(f"calibration file {calibration_path}: x is zero everywhere, so that it gives no range")
     content = _run_worker(network, calibration)
     _check_result(content, network)
+    integer = parse_integer_network(content, network.name)  # whatever it refuses would not run
     if activations == "int16":
-        content = to_int16(parse_integer_network(content, network.name), network)
-        parse_integer_network(content, network.name)  # whatever it refuses would not run
-    _write(output_path, content)
+        content = to_int16(integer, network)
+        parse_integer_network(content, network.name)
+    write_atomically(output_path, content)
     return output_path
 
 
-def _check_output(model_path: Path, output_path: Path) -> None:
+def check_output(model_path: Path, output_path: Path) -> None:
+    """InputError where `output_path` cannot become a .tflite file made from the model."""
     if output_path.suffix.lower() != ".tflite":
         raise InputError(f"the output {output_path} has to be a .tflite file")
     if output_path.is_dir() or not output_path.absolute().parent.is_dir():
         raise InputError(f"the output {output_path} cannot be written: give a file in a folder that exists")
     if output_path.exists() and model_path.exists() and output_path.samefile(model_path):
         raise InputError(f"the output {output_path} is the model itself; give another name")
+    require_folder(output_path.absolute())
 
 
 def _describe(network: FloatNetwork) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -151,15 +155,3 @@ def _check_result(content: bytes, network: FloatNetwork) -> None:
     operands = {int(i) for operator in operators for i in (*operator.InputsAsNumpy(), *operator.OutputsAsNumpy())}
     if any(graph.Tensors(i).Type() == tflite.TensorType.FLOAT32 for i in operands if i >= 0):
         raise CodesignError(f"the converter left float operators in the model of {network.name}: {', '.join(kinds)}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

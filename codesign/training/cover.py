@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codesign.errors import CodesignError, InputError
+from codesign.errors import CodesignError
 from codesign.files import write_atomically
 from codesign.network import Dense, FloatNetwork, Lstm, load_network
 from codesign.quantization import Activations, convert, parse_integer_network, to_int16
+from codesign.quantization.convert import check_output
 from codesign.training.ranges import Ranges, float_ranges
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,14 +51,13 @@ def convert_for_domain(
 ) -> Path:
     """Convert as `codesign.quantization.convert` does, with ranges that cover the domain; returns the output's path."""
     network, path = load_network(model), Path(output)
+    check_output(Path(model), path)
     with tempfile.TemporaryDirectory(prefix="codesign-") as folder:
         plain = convert(model, Path(folder) / "model.tflite", calibration)
         content = cover_domain(plain.read_bytes(), network, domain, steps)
     if activations == "int16":
         content = to_int16(parse_integer_network(content, network.name), network)
         parse_integer_network(content, network.name)
-    if path.suffix.lower() != ".tflite" or not path.absolute().parent.is_dir():
-        raise InputError(f"the output {path} has to be a .tflite file in a folder that exists")
     write_atomically(path, content)
     return path
 

@@ -64,6 +64,12 @@ def certify(
     if options.method == "quadratic":
         require_quadratic(stages, integer_network, regions)
     options.criteria.check_outputs(integer_network.output.shape[-1])
+    flags = np.ones(len(regions), bool) if counted is None else np.asarray(counted, bool)
+    if options.criteria.top1_share is not None and not flags.any():
+        raise InputError(
+            "no region counts for a top-1 share, as the float model classifies none of these samples as labelled; give "
+            "more --samples, or right labels 'y'"
+        )
     started = time.monotonic()
     tasks = [
         _Task(float_network, integer_network, tuple(variants), tuple(regions[k : k + BATCH]), options, k // BATCH)
@@ -76,7 +82,6 @@ def certify(
         proof.merge(summary)
         if on_progress is not None:
             on_progress(len(part))
-    flags = np.ones(len(regions), bool) if counted is None else np.asarray(counted, bool)
     return Certification(
         float_network,
         integer_network,

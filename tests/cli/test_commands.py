@@ -98,6 +98,45 @@ def test_certify_refuses_bad_options_with_one_sentence(model, arguments, words):
     refused(run("certify", model / "tiny.h5", model / "tiny.tflite", "--samples", 1, *arguments), 2, *words)
 
 
+def test_a_result_never_takes_the_place_of_a_model(model):
+    for name in ("tiny.h5", "tiny.tflite", "c.txt"):
+        before = (model / name).read_bytes() if (model / name).exists() else None
+        arguments = ("certify", model / "tiny.h5", model / "tiny.tflite", "--samples", 1, "-o", model / name)
+        refused(run(*arguments), 2, name, ".json")
+        assert ((model / name).read_bytes() if (model / name).exists() else None) == before
+    refused(run("hil", model, "--model", model / "tiny.h5", "-o", model / "tiny.h5"), 2, "tiny.h5", ".json")
+
+
+def test_certify_says_where_the_certificate_lies(model):
+    result = run(
+        "certify", model / "tiny.h5", model / "tiny.tflite", "--samples", 1, "--prove", "none", "-o", model / "c.json"
+    )
+    assert result.exit_code == 0
+    assert "c.json, and c.proof.npz" in result.stdout
+    assert (model / "c.proof.npz").is_file()
+
+
+def test_a_top1_share_of_no_region_is_refused(model):
+    data = np.load(model / "tiny.calib.npz")
+    np.savez(model / "wrong.npz", x=data["x"], y=np.full(len(data["x"]), 99))
+    arguments = ("certify", model / "tiny.h5", model / "tiny.tflite", "--samples", 2, "--prove", "none")
+    refused(run(*arguments, "--calibration", model / "wrong.npz", "--require-top1", 0.5, "--json"), 2, "labelled")
+    assert run(*arguments, "--calibration", model / "wrong.npz").exit_code == 0
+
+
+@pytest.mark.parametrize("option", [["--any-length"], ["--domain", "0,1"]])
+def test_convert_does_not_ignore_options_of_cover(model, option):
+    refused(run("convert", model / "tiny.h5", "-o", model / "new.tflite", *option), 2, "--cover")
+
+
+def test_errors_of_the_operating_system_are_one_sentence(model, monkeypatch):
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device", "/x/y")
+
+    monkeypatch.setattr("codesign.api.quantize", full)
+    refused(run("convert", model / "tiny.h5", "-o", model / "new.tflite"), 1, "No space left on device", "/x/y")
+
+
 def test_certify_refuses_models_that_are_none(model):
     refused(run("certify", model / "no.h5", model / "tiny.tflite"), 2, "no.h5")
     refused(run("certify", model / "tiny.h5", model / "no.tflite"), 2, "no.tflite")

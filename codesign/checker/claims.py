@@ -104,14 +104,14 @@ def at_least(name: str, stated: Any, derived: Array) -> None:
 
 def check_bounds(region: dict[str, Any], name: str, b: Bounds, facts: Facts) -> None:
     """Every bound that is stated holds at least what was derived for the region, the only one in `b`."""
+    for key, box in (("difference", b.difference), ("float", b.output)):
+        at_least(f"{name}/{key}_hi", region[f"{key}_hi"], box.hi[0])
+        at_least(f"{name}/-{key}_lo", np.negative(region[f"{key}_lo"]), -box.lo[0])
     bound = np.maximum(np.negative(region["difference_lo"]), region["difference_hi"])
     same(f"{name}/bound", region["bound"], bound.tolist())
     same(f"{name}/bound_max", region["bound_max"], bound.max())
     demand(region["observed_max"] <= region["bound_max"], f"{name}/observed_max: larger than the bound")
     at_least(f"{name}/bound (what was observed)", bound, np.abs(region["observed"]))
-    for key, box in (("difference", b.difference), ("float", b.output)):
-        at_least(f"{name}/{key}_hi", region[f"{key}_hi"], box.hi[0])
-        at_least(f"{name}/-{key}_lo", np.negative(region[f"{key}_lo"]), -box.lo[0])
     at_least(f"{name}/logit_bound", region["logit_bound"], b.logits.difference.mag[0])
     for key, box, sums in (("norms", b.difference, b.sums), ("logit_norms", b.logits.difference, b.logits.sums)):
         if region.get(key) is not None:
@@ -151,6 +151,8 @@ def check_statuses(claims: Claims, region: dict[str, Any], name: str, b: Bounds,
     classes = [winner(m, b.softmax, facts) for m in rows] if region["top1"] == "proved" else []
     demand(None not in classes, f"{name}/top1: 'proved' is stated, but no class has a positive margin in both networks")
     same(f"{name}/top1_class", region["top1_class"], classes[0] if len(classes) == 1 else None)
+    named = max(criteria.get("topk") or 0, *(criteria.get("ranking") or [0]))
+    demand(named < rows[0].value.lo.shape[1], "criteria: about more outputs than there are")
     for criterion in ("epsilon", *ORDERS):
         asked, status = criteria.get(criterion), region.get(criterion)
         same(f"{name}/{criterion} is asked for", status is not None, asked is not None)
@@ -166,16 +168,16 @@ def _check_refuted(claims: Claims, region: dict[str, Any], name: str) -> None:
     """Every criterion stated as refuted has a counterexample that refutes it, by exact evaluation."""
     listed = region.get("counterexamples") or ([region["counterexample"]] if region["counterexample"] else [])
     same(f"{name}/counterexample", region["counterexample"], next(iter(listed), None))
-    shown = {example["criterion"]: example["input"] for example in listed}
     stated = {criterion for criterion in ("top1", "epsilon", *ORDERS) if region.get(criterion) == "refuted"}
-    same(f"{name}: criteria with counterexamples", sorted(stated), sorted(shown))
-    k, criteria = claims.regions.index(region), claims.document["criteria"]
-    for criterion, values in shown.items():
-        x = np.asarray(values, dtype=np.float32)
-        good = x.shape == tuple(claims.network.input_shape) and np.array_equal(x.astype(np.float64), values)
-        demand(good, f"{name}/counterexample: not a float32 input of the network")
+    same(f"{name}: criteria with counterexamples", sorted(stated), sorted(example["criterion"] for example in listed))
+    k, criteria, shape = claims.regions.index(region), claims.document["criteria"], claims.network.input_shape
+    for criterion, values in ((example["criterion"], example["input"]) for example in listed):
+        shaped, net = [*map(len, values)] == [shape[1]] * shape[0], claims.integers[0]
+        x = np.array(values if shaped else np.nan).astype(np.float32)
+        demand(np.array_equal(x, values), f"{name}/counterexample: not a float32 input of the network")
         wide = np.where(claims.on_grid[k], 2.0**-23 * np.abs(x.astype(np.float64)), 0.0)
-        inside = (claims.proof.lo[k] - wide <= x) & (x <= claims.proof.hi[k] + wide)
+        meant = dequantize(net.input, quantize_input(net, x[None])[0]) if claims.on_grid[k] else x
+        inside = (claims.proof.lo[k] - wide <= x) & (x <= claims.proof.hi[k] + wide) & (np.abs(meant - x) <= wide)
         demand(bool(inside.all()), f"{name}/counterexample: outside the region")
         real = evaluate(claims.network, x[None])[0]
         outputs = [dequantize(net.output, simulate(net, quantize_input(net, x[None]))[0]) for net in claims.integers]

@@ -52,7 +52,7 @@ class Box:
     @staticmethod
     def full(lo: Array | float, hi: Array | float, shape: tuple[int, ...]) -> Box:
         """The same interval everywhere."""
-        return Box(np.broadcast_to(np.float64(lo), shape), np.broadcast_to(np.float64(hi), shape))
+        return Box(*(np.broadcast_to(np.asarray(end, dtype=np.float64), shape) for end in (lo, hi)))
 
     @property
     def mid(self) -> Array:
@@ -101,7 +101,7 @@ class Box:
     def saturation(self, lo: float | Array, hi: float | Array) -> Box:
         """clip(v, lo, hi) - v for v in the box; holds 0."""
         under, over = np.maximum(lo - self.lo, 0.0), np.minimum(hi - self.hi, 0.0)
-        slack = up(2 * UNIT * self.mag)
+        slack = up(4 * UNIT * self.mag)  # of the difference, and of ends `lo` and `hi` that are rounded outward
         return Box(np.where(over < 0, over - slack, 0.0), np.where(under > 0, under + slack, 0.0))
 
 
@@ -230,7 +230,7 @@ def affine(terms: Sequence[Term], symbols: Symbols | None = None, paired: bool =
             error = error + x.error @ a.mag.T + x.size @ a.rad.T
             size, count = size + x.size @ a.mag.T, count + a.lo.shape[1]
         else:
-            factor = np.broadcast_to(np.float64(a), shape)
+            factor = np.broadcast_to(np.asarray(a, dtype=np.float64), shape)
             for target, own in columns:
                 for at in _blocks(own):
                     target[at][:, : own.shape[-1]] += factor[at][:, None] * own[at]

@@ -12,6 +12,7 @@ import numpy as np
 from codesign.checker.forms import UNIT, Array, Box, Flags, Form, Symbols, affine, gamma, join, up
 from codesign.checker.integer import effective, tensor_range
 from codesign.checker.lstm import LstmReplay, Pair, relaxed
+from codesign.checker.result import demand
 from codesign.checker.solver import Facts, Margins
 from codesign.network.model import Dense
 from codesign.proof.arithmetic import activation_range
@@ -105,7 +106,8 @@ def forward(
             rows = [_dense(stage.float_layer, dense, stage.relu, row, symbols) for row in rows]
         elif isinstance(stage, ReshapeStage):
             whole = Pair(join([row.value for row in rows]), join([row.difference for row in rows]))
-            width = stage.shape[-1]
+            width, same_rows = stage.shape[-1], stage.shape[-1] == rows[0].value.lo.shape[1]
+            demand(same_rows or whole.value.lo.shape[1] == np.prod(stage.shape), "a reshape that joins other steps")
             rows = [whole.part(slice(k, k + width)) for k in range(0, whole.value.lo.shape[1], width)]
         elif stage.kind != "softmax":
             rows = [_elementwise(stage.int_op, row, facts, symbols) for row in rows]

@@ -19,6 +19,7 @@ from codesign.domain_checker.lstm import DomainReplay
 from codesign.domain_checker.statement import check_all_inputs
 from codesign.errors import InputError
 from codesign.proof.statement import ALL_INPUTS_METHOD, read_document
+from codesign.quantization import load_calibration
 
 DOMAIN = slice(0, 1)  # the only region
 
@@ -30,10 +31,11 @@ def check(
     with concluding() as result:
         claims = read_claims(certificate, float_path, int8_path)
         check_document(claims)
+        samples = load_calibration(data, claims.network.input_shape).x if data is not None else None
         try:
             facts, bounds = replay_domain(claims, keep=prover is not None)
             check_regions(claims, DOMAIN, bounds, facts)
-            result.not_derived = check_all_inputs(claims, bounds, facts, data)
+            result.not_derived = check_all_inputs(claims, bounds, facts, samples)
         except InputError as error:  # states far from any that a searcher finds
             raise CannotCheck(f"the recorded states: {error}") from None
         result.regions, result.facts, result.provers = 1, facts.count, dict(facts.prove(prover))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 
@@ -13,12 +12,12 @@ from codesign.checker.replay import Bounds
 from codesign.checker.result import demand, same
 from codesign.checker.solver import Facts, Margins
 from codesign.network import evaluate
+from codesign.network.model import Float32Array
 from codesign.proof.statement import all_inputs_statement
-from codesign.quantization import load_calibration
 
 
-def check_all_inputs(claims: Claims, b: Bounds, facts: Facts, data: Path | None) -> tuple[str, ...]:
-    """Names of what was not derived: the share of covered samples, where `data` is not the file with the samples."""
+def check_all_inputs(claims: Claims, b: Bounds, facts: Facts, samples: Float32Array | None) -> tuple[str, ...]:
+    """Names of what was not derived: the share of covered samples, where `samples` (N, T, D) are none or others."""
     stated = claims.document["all_inputs"]
     at_least("all_inputs/logit_bound", stated["logit_bound"], b.logits.difference.mag[0])
     same("all_inputs/statement", stated["statement"], all_inputs_statement(stated))
@@ -36,14 +35,13 @@ def check_all_inputs(claims: Claims, b: Bounds, facts: Facts, data: Path | None)
         return ()
     found = 0 if stated["samples"] == 0 else stated["covered_samples"] / stated["samples"]
     same("all_inputs/covered_share", stated["covered_share"], found)
-    x = load_calibration(data, claims.network.input_shape).x if data is not None else np.zeros(0)
-    if hashlib.sha256(np.ascontiguousarray(x, "<f4").tobytes()).hexdigest() != stated["samples_sha256"]:
+    if samples is None or hashlib.sha256(samples.astype("<f4").tobytes()).hexdigest() != stated["samples_sha256"]:
         return ("all_inputs/covered_share",)
-    same("all_inputs/samples", stated["samples"], len(x))
+    same("all_inputs/samples", stated["samples"], len(samples))
     lo, hi, rows = claims.proof.lo[0], claims.proof.hi[0], b.logits.margins
-    logits = evaluate(claims.network, x, logits=True).reshape(len(x), len(rows), -1)
+    logits = evaluate(claims.network, samples, logits=True).reshape(len(samples), len(rows), -1)
     count = 0
-    for values, sample in zip(logits, x, strict=True):
+    for values, sample in zip(logits, samples, strict=True):
         kept = (winner(_at(row, m), b.softmax, facts) is not None for row, m in zip(values, rows, strict=True))
         count += bool(((lo <= sample) & (sample <= hi)).all()) and all(kept)
     demand(count >= stated["covered_samples"], f"all_inputs/covered_samples: only {count} samples keep their class")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -67,11 +68,11 @@ def region_box(
     center = np.asarray(region["center"], dtype=np.float64)
     if center.shape != tuple(shape):
         raise ValueError(f"region '{region['id']}': its center has shape {center.shape}")
-    kind, radius = region.get("kind", "ball"), region["radius"]
-    if region.get("box") is not None:
-        lo, hi = (np.asarray(region["box"][end], dtype=np.float64) for end in ("lo", "hi"))
-    elif kind == "domain" and radius is None:
+    kind, radius, box = region.get("kind", "ball"), region["radius"], region.get("box")
+    if kind == "domain" and radius is None and box is None:  # never a part of it
         lo, hi = (np.tile(end, (shape[0], 1)) for end in (low, high))
+    elif kind != "domain" and box is not None:
+        lo, hi = (np.asarray(box[end], dtype=np.float64) for end in ("lo", "hi"))
     elif kind == "ball" and radius is not None and region.get("free_from", 0) == 0:
         lo = np.minimum(np.maximum(center - radius, low), center)
         hi = np.maximum(np.minimum(center + radius, high), center)
@@ -146,21 +147,45 @@ def _weakest(statuses: Sequence[str]) -> str:
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], str]:
-    """(the certificate's content, what its schema forbids: '' if nothing). InputError for what is no certificate."""
-    from jsonschema import Draft202012Validator
+    """(the certificate's content, what its schema forbids: '' if nothing). InputError for what is no certificate.
 
+    Numbers beyond binary64 are none, a key stands once, and an integer is written as one.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    readers: dict[str, Any] = {"parse_constant": _refuse, "parse_float": _number, "parse_int": _integer}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, **readers)
     except (OSError, ValueError, RecursionError):
         raise InputError(f"'{path}' is not a certificate.json that 'codesign certify' wrote") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA_ID:
         raise InputError(f"'{path}' is not a certificate of schema {SCHEMA_ID}")
     schema = Path(__file__).parent.parent / "certificate" / "certificate.schema.json"
-    for wrong in Draft202012Validator(json.loads(schema.read_text(encoding="utf-8"))).iter_errors(document):
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    validator = extend(Draft202012Validator, type_checker=types)
+    for wrong in validator(json.loads(schema.read_text(encoding="utf-8"))).iter_errors(document):
         place = "/".join(map(str, wrong.absolute_path)) or "the top level"
         return document, f"{wrong.message[:200]} at {place}"
     return document, ""
 
 
-def _refuse(name: str) -> float:
+def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _integer(text: str) -> int:
+    _number(text)
+    return int(text)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key that stands twice")
+    return found

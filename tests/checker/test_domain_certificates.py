@@ -1,5 +1,6 @@
 """Certificates over a whole domain, for a fixed and for any number of steps: valid, honest, and tampering is found."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from codesign.domain_checker import check, read_claims, replay_domain
+from codesign.errors import InputError
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 STEP = 1e-6
@@ -442,6 +444,36 @@ def called_joint(f):
     stated(f)["joint"] = not stated(f)["joint"]
 
 
+def part_of_a_wider_domain(f):
+    """The region is the old domain, by a box of its own; the statement is about the wider one."""
+    f.region["box"] = {end: f.arrays[end][0].tolist() for end in ("lo", "hi")}
+    f.document["domain"] = {"lo": [-1.0] * 3, "hi": [1.0] * 3}
+    f.document["region_rule"] += "; where a region has a box, lo <= x <= hi elementwise instead"
+
+
+def share_without_samples(f):
+    stated(f)["samples"], stated(f)["covered_share"] = None, 1.0
+    stated(f)["statement"] = stated(f)["statement"].partition(" (")[0]
+
+
+def no_covered_samples(f):
+    stated(f)["covered_samples"] = None
+
+
+def no_share(f):
+    stated(f)["covered_share"] = None
+
+
+def samples_that_are_none(f):
+    stated(f).update(samples=0, covered_samples=1, covered_share=0.0)
+    stated(f)["samples_sha256"] = hashlib.sha256(b"").hexdigest()
+    stated(f)["statement"] = stated(f)["statement"].partition(" (")[0] + " (0.0 % of the 0 samples)"
+
+
+def another_method_in_words(f):
+    stated(f)["method"] = "exact"
+
+
 BOTH = [
     smaller_upper, larger_lower, smaller_logit_bound,
     swapped_outputs, smaller_float_range, other_words, smaller_margin, larger_share, more_covered_samples, more_samples,
@@ -451,6 +483,7 @@ BOTH = [
     smaller_difference_of_h, smaller_difference_of_c, smaller_differences, hidden_box_moved_inward,
     cell_box_moved_inward, boxes_of_two_units_exchanged, h_and_c_exchanged, negative_difference, empty_box,
     infinite_state, state_missing, state_added, states_as_float32, proof_without_states, called_joint,
+    part_of_a_wider_domain, share_without_samples, no_covered_samples, no_share, another_method_in_words,
 ]  # fmt: skip
 ANY = [
     smaller_stated_logit_bound, swapped_stated_logit_bounds, wider_state,  # else the zonotope's bounds may be smaller
@@ -485,6 +518,21 @@ def test_tampering_for_any_length_is_found_out(over_domain, take_apart, tamper):
 def test_tampering_for_a_fixed_number_of_steps_is_found_out(over_domain, take_apart, tamper):
     *made, samples = over_domain("tiny", epsilon=0.001)
     found_out(take_apart(*made), tamper, samples)
+
+
+def test_a_share_of_no_samples_is_not_derived(over_domain, take_apart):
+    *made, samples = over_domain("tiny", epsilon=0.001)
+    forged = take_apart(*made)
+    samples_that_are_none(forged)
+    for data in (None, samples):
+        result = forged.check(data=data)
+        assert (result.verdict, result.not_derived) == ("valid", ("all_inputs/covered_share",))
+
+
+def test_samples_that_cannot_be_read_are_bad_input(over_domain, take_apart, tmp_path):
+    *made, _ = over_domain("tiny", epsilon=0.001)
+    with pytest.raises(InputError, match="does not exist"):
+        take_apart(*made).check(data=tmp_path / "none.npz")
 
 
 def test_a_zonotope_of_one_length_does_not_count_for_any_length(over_domain, take_apart):

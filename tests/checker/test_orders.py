@@ -79,6 +79,29 @@ def test_a_status_that_does_not_follow_is_found_out(ordered, take_apart, order, 
     assert order in result.item or "counterexample" in result.item
 
 
+@pytest.mark.parametrize(
+    ("order", "asked"),
+    [("topk", 10), ("topk", 1000), ("topk", 1.0), ("ranking", [0, 10]), ("ranking", [0.0, 1.0]), ("ranking", [4, 4]),
+     ("ranking", [0, 10**30])],
+)  # fmt: skip
+@pytest.mark.parametrize("status", ["proved", "unknown", "refuted"])
+def test_criteria_about_outputs_that_are_not_there_are_found_out(ordered, take_apart, order, asked, status):
+    from codesign.proof.statement import conclusions
+
+    forged = take_apart(*ordered("logits", 0.002))
+    forged.document["criteria"][order] = asked
+    for region in forged.document["regions"]:
+        region[order], shown = status, {"criterion": order, "input": region["center"]}
+        kept = [e for e in region["counterexamples"] if e["criterion"] != order]
+        region["counterexamples"] = [*kept, shown] if status == "refuted" else kept
+        region["counterexample"] = next(iter(region["counterexamples"]), None)
+    for part, found in conclusions(forged.document).items():
+        (forged.document[part] if part else forged.document).update(found)
+    result = forged.check()
+    assert result.verdict == "invalid"
+    assert "outputs" in result.item or "schema" in result.item
+
+
 def edited(region, what):
     """A millionth better than what was certified."""
     if what[0] in ("norms", "logit_norms"):

@@ -308,6 +308,59 @@ def region_rule(f):
     f.document["region_rule"] = "any input"
 
 
+def quantization_rule(f):
+    f.document["input_quantization"]["rule"] = "any rounding"
+
+
+def fewer_lower_ends(f):
+    f.region["difference_lo"].pop()
+
+
+def class_written_as_a_fraction(f):
+    f.region["margins"][0]["class"] = float(f.region["margins"][0]["class"])
+
+
+def arithmetic_that_is_a_list(f):
+    f.document["arithmetic"] = []
+
+
+def verdict_of_what_was_not_asked(f):
+    del f.document["criteria"]["topk"]
+    f.document["criteria"]["topk_verdict"] = "proved"
+
+
+def example(f, values):
+    shown = {"criterion": "top1", "input": values}
+    f.document["regions"][1]["counterexample"], f.document["regions"][1]["counterexamples"] = shown, [shown]
+
+
+def ragged_counterexample(f):
+    example(f, [[0.1], [0.1, 0.2]])
+
+
+def empty_counterexample(f):
+    example(f, [])
+
+
+def counterexample_between_float32(f):
+    values = f.document["regions"][1]["counterexample"]["input"]
+    values[0][0] += 1e-9
+    example(f, values)
+
+
+def false_counterexample_before_the_true_one(f):
+    true = f.document["regions"][1]["counterexample"]
+    example(f, f.document["regions"][1]["center"])
+    f.document["regions"][1]["counterexamples"].append(true)
+
+
+def part_of_a_domain(f):
+    """Called the domain, but with a box of its own."""
+    f.region["kind"], f.region["radius"] = "domain", None
+    f.region["box"] = {end: f.arrays[end][0].tolist() for end in ("lo", "hi")}
+    f.document["region_rule"] += "; where a region has a box, lo <= x <= hi elementwise instead"
+
+
 # The proof file.
 
 
@@ -487,6 +540,16 @@ TAMPERINGS = [
     fewer_table_arguments,
     claim,
     region_rule,
+    quantization_rule,
+    fewer_lower_ends,
+    class_written_as_a_fraction,
+    arithmetic_that_is_a_list,
+    verdict_of_what_was_not_asked,
+    ragged_counterexample,
+    empty_counterexample,
+    counterexample_between_float32,
+    false_counterexample_before_the_true_one,
+    part_of_a_domain,
     slopes_zeroed,
     slope_nan,
     slope_infinite,
@@ -575,6 +638,44 @@ def test_what_is_no_certificate_is_bad_input(forged, text):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError):
         check(path, forged.float_path, forged.int8_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [("difference_hi", "1e999"), ("center", "9" * 400), ("norms", "-1e400"), ("observed", "1" * 400)],
+)
+def test_numbers_beyond_binary64_and_keys_that_stand_twice_are_bad_input(forged, place, number):
+    from codesign.recheck import check
+
+    forged.check()
+    path = forged.folder / "certificate.json"
+    text = path.read_text()
+    at = text.index(f'"{place}": ')
+    start = next(k for k in range(at + len(place) + 3, len(text)) if text[k] in "-0123456789")
+    end = next(k for k in range(start, len(text)) if text[k] not in "-+.eE0123456789")
+    for changed in (text[:start] + number + text[end:], text[:at] + f'"{place}": 0, ' + text[at:]):
+        path.write_text(changed)
+        with pytest.raises(InputError):
+            check(path, forged.float_path, forged.int8_path)
+
+
+def test_a_counterexample_that_is_no_input_of_the_grid_is_found_out(forge):
+    """It lies in the box, and refutes the criterion there; a grid region does not hold it."""
+    from codesign.quantization import read_integer_network
+    from codesign.verification import Neighbourhood
+
+    forged = forge("tiny", epsilon=1e-9, around=Neighbourhood(grid=1))
+    assert forged.check().verdict == "valid"
+    step = read_integer_network(forged.int8_path).input.scale
+    for region in forged.document["regions"]:
+        moved = np.array(region["counterexample"]["input"])
+        inward = np.sign((np.array(region["box"]["lo"]) + np.array(region["box"]["hi"])) / 2 - moved)
+        values = (moved + 0.2 * step * inward).astype(np.float32).astype(np.float64)
+        region["counterexample"] = {"criterion": "epsilon", "input": values.tolist()}
+        region["counterexamples"] = [region["counterexample"]]
+    result = forged.check()
+    assert result.verdict == "invalid"
+    assert "outside the region" in result.item
 
 
 def test_another_method_is_not_called_valid(forged):

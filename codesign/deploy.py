@@ -92,6 +92,7 @@ def deploy(
     """
     from codesign.certificate import load_certificate
     from codesign.hil import write_result
+    from codesign.hil.ports import require_port
     from codesign.signoff import sign_off
     from codesign.toolchain import load_board
     from codesign.toolchain.build import check_buildable
@@ -106,6 +107,8 @@ def deploy(
     data = load_calibration(options.calibration or default_calibration_path(path), network.input_shape)
     _check_regions(options.around)
     description = load_board(board)
+    if options.port is not None:
+        require_port(description, options.port)
     request = _request(path, data, description, options)
     with partial(target, request, options.resume) as work:
         folder = work.output

@@ -36,7 +36,9 @@ _MAX_BYTES = 1 << 24
 
 
 def partial_folder(target: Path) -> Path:
-    """Where the deployment to `target` is while it is under way."""
+    """Where the deployment to `target` is while it is under way. InputError where it has no name of its own."""
+    if target.name in ("", ".."):
+        raise InputError(f"'{target}' does not name a folder to make; give one with --output")
     return target.with_name(f".{target.name}.partial")
 
 

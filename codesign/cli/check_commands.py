@@ -88,9 +88,16 @@ def export(
     """Write the nonlinear facts of one region of CERTIFICATE, a file each; each holds if dReal answers unsat."""
     import numpy as np
 
+    from codesign.errors import InputError
+    from codesign.files import require_folder
     from codesign.proof.exchange import write_folder
     from codesign.recheck import facts as facts_of
 
+    if seed < 0 or (sample is not None and sample < 1):
+        raise InputError("--sample has to be at least 1 and --seed at least 0")
+    if output.exists():
+        raise InputError(f"'{output}' exists; name a folder that does not")
+    require_folder(output.absolute())
     facts = facts_of(certificate, float_model, int8_model, region)
     if sample is not None:
         facts = [facts[k] for k in sorted(np.random.default_rng(seed).permutation(len(facts))[:sample])]

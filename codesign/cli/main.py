@@ -219,11 +219,12 @@ def deploy(
         more.around(), activations, cover, any_length, drawn, stream_steps, resume, weights, runtime,  # type: ignore[arg-type]
     )  # fmt: skip
     folder = output or default_output(model)
+    kept = partial_folder(folder)
     try:
         with Progress(quiet=as_json) as progress:
             result = run(model, board, folder, options, progress)
     finally:
-        if partial_folder(folder).is_dir():
+        if kept.is_dir():
             click.echo("codesign: what is finished is kept: the same command with --resume goes on", err=True)
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))

@@ -73,6 +73,8 @@ def robust(
             f"{total['unknown']} unknown at radius {size:g}; mean logit width {total['mean_logit_width']:.4g}; "
             f"{total['cpu_seconds_per_region']:.2f} s CPU a region"
         )
+        if prove != "none":
+            click.echo(f"proof obligations: {result.proof.proved} of {result.proof.checked} checked were proved")
     sys.exit(0 if result.count("robust") == len(result.regions) and not result.proof.failures else 1)
 
 

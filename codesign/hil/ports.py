@@ -77,6 +77,13 @@ def choose_port(board: Board, wish: str | None, required: bool) -> str | None:
     return found[0].port if found else None
 
 
+def require_port(board: Board, wish: str) -> None:
+    """InputError where the port meant by `wish` (see `choose_port`) is not there, before the work that needs it."""
+    port = choose_port(board, wish, required=True)
+    if port is not None and port.startswith("/") and not os.path.exists(port):
+        raise InputError(f"there is no serial port {port}; 'codesign boards --attached' lists what is attached")
+
+
 def serial_number_of(port: str) -> str:
     """USB serial number of the probe behind a port; '' where it cannot be told."""
     real = os.path.realpath(port)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from codesign.errors import InputError
 from codesign.hil.device import Device
 from codesign.hil.emulators import EmulatedBoard, EmulatorSpec, MemoryRegion
-from codesign.hil.ports import choose_port, find_ports, locked, port_of_serial_number, serial_number_of
+from codesign.hil.ports import choose_port, find_ports, locked, port_of_serial_number, require_port, serial_number_of
 from codesign.hil.protocol import CounterKind, DeviceError, Identity, Inference, LinkLostError
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def open_target(
     board = board or build.board
     if port is not None and emulate:
         raise InputError("a serial port and emulation exclude each other; give one of them")
+    if port is not None and port.startswith("/"):
+        require_port(board, port)
     if not emulate:
         port = choose_port(board, port, required=emulate is False)
     with ExitStack() as stack:

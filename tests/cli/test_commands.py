@@ -137,6 +137,22 @@ def test_errors_of_the_operating_system_are_one_sentence(model, monkeypatch):
     refused(run("convert", model / "tiny.h5", "-o", model / "new.tflite"), 1, "No space left on device", "/x/y")
 
 
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--seed", -1, "-o", "facts"], "--seed"),
+        (["--sample", 0, "-o", "facts"], "--sample"),
+        (["-o", "."], "exists"),
+        (["-o", "no/such/folder/facts"], "existing folder"),
+    ],
+)
+def test_obligations_refuses_bad_options_before_any_work(model, monkeypatch, options, word):
+    monkeypatch.chdir(model)
+    models = ("--float", model / "tiny.h5", "--int8", model / "tiny.tflite")
+    refused(run("obligations", "export", model / "none.json", *models, *options), 2, word)
+    assert not (model / "facts").exists()
+
+
 def test_certify_refuses_models_that_are_none(model):
     refused(run("certify", model / "no.h5", model / "tiny.tflite"), 2, "no.h5")
     refused(run("certify", model / "tiny.h5", model / "no.tflite"), 2, "no.tflite")

@@ -31,6 +31,20 @@ def deploy(*arguments):
     return CliRunner().invoke(main, ["deploy", *map(str, arguments)])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["-o", "."], "does not name a folder"), (["--port", "/dev/nothing-here"], "no serial port /dev/nothing-here")],
+)
+def test_a_place_that_cannot_be_is_refused_before_any_work(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    tiny = FIXTURES / "tiny.h5"
+    result = deploy("--board", "nucleo_f746", "--int8", FIXTURES / "tiny.tflite", "--json", *arguments, tiny)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_main_job_signs_off(tmp_path):
     """README: tools/quickstart's command, with fewer samples."""
     pytest.importorskip("tensorflow", reason="conversion needs TensorFlow")

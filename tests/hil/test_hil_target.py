@@ -93,6 +93,7 @@ def test_silent_board_is_refused(tiny: Model, uploads: list[Any]) -> None:
     [
         ({"port": "/dev/ttyACM0", "emulate": True}, [], "exclude each other"),
         ({"emulate": False}, [], "no NUCLEO-F746ZG is attached"),
+        ({"port": "/dev/nothing-here"}, [], "no serial port /dev/nothing-here"),
         ({}, [("/dev/ttyACM0", 0x0483, 0x374B), ("/dev/ttyACM1", 0x0483, 0x374B)], "several boards are attached"),
     ],
 )

@@ -298,6 +298,10 @@ def test_command() -> None:
     document = json.loads(result.stdout)
     assert document["summary"]["regions"] == 3
     assert document["summary"]["robust"] == 3
+    told = runner.invoke(main, [*arguments, "--prove", "audit"]).stdout
+    checked = document["proof"]["checked"]
+    assert checked > 0
+    assert f"proof obligations: {checked} of {checked} checked were proved" in told
     assert document["proof"]["checked"] == document["proof"]["proved"] > 0
     again = runner.invoke(main, [*arguments, "--json", "--jobs", "2"])
     assert [r["margin_lower"] for r in json.loads(again.stdout)["regions"]] == [

@@ -8,11 +8,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from codesign.checker import integer, replay
+from codesign.checker import claims, integer, replay
 from codesign.checker import lstm as module
 from codesign.checker.forms import Box, Symbols, affine
 from codesign.checker.lstm import LstmReplay, Pair
 from codesign.checker.solver import Facts, Margins
+from codesign.domain_checker.lstm import DomainReplay
 from codesign.network.model import Dense, Lstm
 from codesign.proof.obligation import VARIABLES
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm, QuantizedTensor
@@ -164,6 +165,33 @@ def lstm(**settings):
             compared(outputs[t], *values[-1], f"output {t}")
 
 
+def domain(**settings):
+    """The comparison system step by step, from the reset state."""
+    c = Layer(**{"batch": 24, **settings})
+    rng = np.random.default_rng(c.seed)
+    layer, op = lstm_of(c, rng)
+    network = IntegerNetwork("n", op.input, op.output, (op,), "", "tflm-double", b"")
+    center = rng.uniform(-c.reach, c.reach, (c.batch, STEPS, FEATURES)).astype(np.float32)
+    lo, hi = (center + np.float32(side * c.radius) for side in (-1, 1))
+    x = np.where(rng.random(center.shape) < 0.5, lo, hi)
+    q = quantize(op.input, x).astype(np.int64)
+    for k in range(c.batch):
+        symbols, row = Symbols(), slice(k, k + 1)
+        ends = lo[row].astype(np.float64), hi[row].astype(np.float64)
+        inputs = replay.input_pairs(network, *ends, np.zeros(1, bool), symbols)
+        replayed = DomainReplay(layer, [op], Facts(Choices()), symbols)
+        replayed.shared = np.concatenate([replayed.R_int.mid, replayed.W_int.mid], axis=1)
+        state = np.zeros((6, UNITS))
+        for t, (given, values) in enumerate(
+            zip(inputs, simulated(layer, op, x[row].astype(float), q[row]), strict=True)
+        ):
+            state = replayed._step(given.value, given.difference.mag, state, "")
+            for (real, device), first, last in ((values[4], 0, 4), (values[3], 2, 5)):
+                inside = (-state[first] - ROOM <= real) & (real <= state[first + 1] + ROOM)
+                assert inside.all(), f"value {first}, step {t}"
+                assert (np.abs(device - real) <= state[last] + ROOM).all(), f"difference {last}, step {t}"
+
+
 def dense(relu=False, bias=0.5, radius=0.0, output_scale=2.0**-6, seed=0):
     """A dense layer on inputs of small regions; the integer one rounds and saturates."""
     rng = np.random.default_rng(seed)
@@ -231,8 +259,8 @@ def softmax(classes=3, dtype="int8", seed=0):
     made = QuantizedTensor("p", (classes,), dtype, *((2.0**-8, -128) if dtype == "int8" else (2.0**-15, 0)))
     op = IntActivation("s", "softmax", given, made)
     network = IntegerNetwork("n", given, made, (op,), "", "tflm-double", b"")
-    q = rng.integers(-128, 128, (300, classes)).astype(dtype) * (1 if dtype == "int8" else 40)
-    q = (q * rng.choice([0.1, 1.0], (300, 1))).astype(dtype)
+    q = rng.integers(-128, 128, (150, classes)).astype(dtype) * (1 if dtype == "int8" else 40)
+    q = (q * rng.choice([0.1, 1.0], (150, 1))).astype(dtype)
     real = dequantize(given, q) + rng.uniform(-1, 1, q.shape) * 0.02
     device = dequantize(made, run_operator(op, q, network))
     gaps = [v[:, :, None] - v[:, None, :] for v in (real, dequantize(given, q) - real, dequantize(given, q))]
@@ -281,5 +309,42 @@ def every():
     multipliers()
     for settings in LSTMS:
         lstm(**settings)
+    conclusions()
     for classes, dtype in ((2, "int8"), (3, "int8"), (3, "int16")):
         softmax(classes, dtype)
+
+
+DOMAINS = (
+    {},
+    {"radius": 0.05},
+    {"hidden_scale": 2.0**-7},
+    {"hidden_scale": 2.0**-17, "bias": 2.0, "drift": 0},
+    {"cell_shift": -9},
+    {"cell_shift": -16, "bias": 3.0, "drift": 0},
+    {"weight": 10.0, "bias": 6.0},
+    {"cell_clip": 0.1},
+    {"drift": 9000},
+)
+
+
+def conclusions(seeds=range(20), classes=4):
+    """Norms, and margins under a condition, of samples whose ranges are known."""
+    facts = Facts(Choices())
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        real = rng.uniform(-1, 1, (60, classes))
+        moved = rng.uniform(-0.3, 0.3, real.shape) * np.sign(real)
+        gaps = [v[:, :, None] - v[:, None, :] for v in (real, moved, real + moved)]
+        m = Margins(*(Box.around(gap.min(0)[None]) for gap in gaps))
+        m = Margins(*(Box(box.lo, Box.around(gap.max(0)[None]).hi) for box, gap in zip(m, gaps, strict=True)))
+        for i in range(classes):
+            floor = np.where(rng.random(classes) < 0.5, rng.uniform(-0.5, 0.5, classes), -np.inf)
+            chosen = (gaps[0][:, i] >= floor).all(1)
+            lower = claims._given(m, i, floor, None, facts)
+            assert (gaps[2][chosen, i] >= lower - ROOM).all(), "margins under a condition"
+        for given in (moved[:1], moved[1:2], moved):
+            rows = np.abs(given).reshape(len(given), 2, -1)
+            linf, l2, l1 = claims._norms(np.abs(given).max(0), rows.sum(2).max(0))
+            assert np.abs(given).max() <= linf, "Linf"
+            assert np.sqrt(np.square(given).sum(1)).max() <= l2, "L2"
+            assert np.abs(given).sum(1).max() <= l1, "L1"

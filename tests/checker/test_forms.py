@@ -77,3 +77,24 @@ def test_layers_hold_what_exact_simulation_gives(seed):
     exact_layers.multipliers(seed)
     for classes, dtype in ((2, "int16"), (5, "int8")):
         exact_layers.softmax(classes, dtype, seed)
+
+
+def test_the_comparison_system_holds_what_exact_simulation_gives():
+    for settings in exact_layers.DOMAINS:
+        exact_layers.domain(**settings, batch=6, seed=1)
+
+
+def test_a_reshape_that_joins_steps_is_refused_for_any_number_of_them():
+    from codesign.checker import Invalid
+    from codesign.checker.lstm import Pair
+    from codesign.checker.replay import forward
+    from codesign.quantization.align import ReshapeStage
+
+    box = Box(np.zeros((1, 3)), np.ones((1, 3)))
+    rows = [Pair(affine([box]), affine([box])) for _ in range(2)]
+    for count, shape, widths in ((2, (6,), [6]), (2, (3, 2), [2, 2, 2]), (1, (2, 3), [3]), (1, (3, 1), [1, 1, 1])):
+        found, _ = forward([[ReshapeStage(shape)]], rows[:count], None, Symbols())
+        assert [row.value.lo.shape[1] for row in found] == widths
+    for shape in ((6,), (3, 2), (1, 6)):
+        with pytest.raises(Invalid, match="reshape"):
+            forward([[ReshapeStage(shape)]], rows[:1], None, Symbols())

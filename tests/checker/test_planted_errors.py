@@ -11,6 +11,7 @@ import pytest
 from exact_forms import boxes, squares, walk
 
 from codesign.checker import Invalid, claims, forms, integer, lstm, replay, solver
+from codesign.domain_checker import lstm as domain
 
 
 def planted(monkeypatch, owner, name, old, new):
@@ -196,6 +197,13 @@ LAYERS = {
         "p.lo[:, None, :] * gap.lo",
     ),
     "classes that a probability leaves": (solver.Facts, "confident", "bound[0, i] = -np.inf", "bound = bound + 0.5"),
+    "what a margin moves by": (
+        claims,
+        "_given",
+        "np.maximum(m.value.lo, lo) + m.difference.lo",
+        "np.maximum(m.value.lo, lo)",
+    ),
+    "the largest of a row in a norm": (claims, "_norms", "rows.max(1) * sums", "rows.min(1) * sums"),
     "residuals": (
         solver.Facts,
         "_relaxed",
@@ -220,3 +228,57 @@ def test_errors_in_the_layers_are_found(error, monkeypatch):
 
 def test_the_layers_as_they_are():
     exact_layers.every()
+
+
+STEP = domain.DomainReplay, "_step"
+DOMAINS = {
+    "the gates' rounding and differences": (
+        (domain.DomainReplay, "_noise", "return up(total)", "return up(0.0 * total)"),
+        {"drift": 9000},
+    ),
+    "weights' differences": (
+        (domain.DomainReplay, "_noise", "total = total + box.mag @ gap.mag.T", "total = total"),
+        {"drift": 0, "weight": 2.0, "hidden_scale": 2.0**-7, "bias": 0.1},
+    ),
+    "the cell's rounding": ((*STEP, "+ i.hi * eg + self.cell_rounding", "+ i.hi * eg"), {"cell_shift": -9, "drift": 0}),
+    "the hidden state's rounding": (
+        (*STEP, "+ o.hi * et + self.hidden_rounding", "+ o.hi * et"),
+        {"hidden_scale": 2.0**-7},
+    ),
+    "the cell's saturation": (
+        (*STEP, "lost = lost + Box(-up(size), up(size)).saturation(*self.cell_range).mag", "pass"),
+        {"cell_shift": -16, "bias": 3.0, "drift": 0},
+    ),
+    "the float cell's clip": (
+        (*STEP, "up(lost + exact.saturation(-clip, clip).mag if clip else lost)", "up(lost)"),
+        {"cell_clip": 0.1},
+    ),
+    "the hidden state's saturation": (
+        (*STEP, "late = up(late + hidden.saturation(*self.hidden_range).mag)", "pass"),
+        {"hidden_scale": 2.0**-17, "bias": 2.0, "drift": 0},
+    ),
+    "the range of the cell": ((*STEP, "exact = ff * c + fi * fg", "exact = fi * fg"), {"bias": 2.0}),
+    "the cell's difference in the next": (
+        (domain.DomainReplay, "_bounds", "np.maximum(v[..., 3], 0.0) * dc + ", ""),
+        {"drift": 9000, "bias": 3.0},
+    ),
+    "the output gate": ((domain.DomainReplay, "_bounds", " + np.abs(a) * noise[3]", ""), {"drift": 9000, "bias": 4.0}),
+    "the cell's difference in the hidden state": (
+        (
+            domain.DomainReplay,
+            "_bounds",
+            "+ b[:, None] * cell) @ sources + np.abs(b) * own",
+            "+ b[:, None] * cell) @ sources",
+        ),
+        {"drift": 9000},
+    ),
+}
+
+
+@pytest.mark.parametrize("error", DOMAINS)
+def test_errors_in_the_comparison_system_are_found(error, monkeypatch):
+    error, settings = DOMAINS[error]
+    exact_layers.domain(**settings, batch=8)
+    planted(monkeypatch, *error)
+    with pytest.raises((AssertionError, Invalid)):
+        exact_layers.domain(**settings, batch=8)

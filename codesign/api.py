@@ -33,6 +33,7 @@ from codesign.quantization import (
     read_integer_network,
     with_profile,
 )
+from codesign.quantization.align import align
 from codesign.verification import Neighbourhood, Options, RegionKind, input_domain, select
 from codesign.verification import certify as certify_regions
 from codesign.verification.all_inputs import all_inputs
@@ -126,6 +127,8 @@ def certify(
     are to hold for any number of steps. The bounds hold for every semantics profile, TFLM's reference kernels
     and CMSIS-NN's. `on_progress` gets (regions done, regions in all).
     """
+    if region not in get_args(RegionKind):
+        raise InputError(f"unknown kind of region '{region}'; use one of {', '.join(get_args(RegionKind))}")
     if any_length and region != "domain":
         raise InputError("a certificate for any number of steps is for the whole domain; add --region domain")
     if region == "domain" and options is not None and options.method == "quadratic":
@@ -221,10 +224,20 @@ def cross_check(
     `samples` limits how many of the data's samples are sent (default all). With a certificate over the whole domain the
     device also answers `drawn` inputs from all of it (`hil_inputs`) and, where that is for any number of steps, a
     stream of `stream_steps` without a reset. Answers that the file `journal` holds are not asked for again.
+    InputError where firmware, networks and certificate are not of one model.
     """
     from codesign.hil import cross_check as check
     from codesign.hil import open_target
 
+    align(float_network, integer_network)
+    models: list[tuple[str, FloatNetwork | IntegerNetwork, str]]
+    models = [(firmware.model_sha256, integer_network, "firmware")]
+    if certificate is not None:
+        models.append((certificate["int8"]["sha256"], integer_network, "certificate"))
+        models.append((certificate["float"]["sha256"], float_network, "certificate"))
+    for found, network, place in models:
+        if found != network.sha256:
+            raise InputError(f"the {place} is about another model than {network.name}; make it again")
     x, labels = hil_inputs(float_network, data, certificate, samples, drawn)
     regions = None if certificate is None else hil_regions(certificate, x, evaluate(float_network, x, logits=True))
     streams = []
@@ -256,8 +269,10 @@ def hil_inputs(
     """What `cross_check` sends: x (N, T, D) and labels, None for inputs that have none.
 
     The first `samples` of the data (default all) and, for a certificate over the whole domain, `drawn` inputs from all
-    of it, corners included (default DRAWN).
+    of it, corners included (default DRAWN). InputError unless `samples` is at least 1.
     """
+    if samples is not None and samples < 1:
+        raise InputError(f"cannot send {samples} samples; ask for at least 1")
     count = len(data.x) if samples is None else min(samples, len(data.x))
     x, labels = data.x[:count], None if data.y is None else [int(label) for label in data.y[:count]]
     number = 0 if certificate is None or "all_inputs" not in certificate else DRAWN if drawn is None else drawn

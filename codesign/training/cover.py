@@ -11,12 +11,12 @@ from __future__ import annotations
 import struct
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from codesign.errors import CodesignError
+from codesign.errors import CodesignError, InputError
 from codesign.files import write_atomically
 from codesign.network import Dense, FloatNetwork, Lstm, load_network
 from codesign.quantization import Activations, convert, parse_integer_network, to_int16
@@ -52,6 +52,8 @@ def convert_for_domain(
     """Convert as `codesign.quantization.convert` does, with ranges that cover the domain; returns the output's path."""
     network, path = load_network(model), Path(output)
     check_output(Path(model), path)
+    if activations not in get_args(Activations):
+        raise InputError(f"unknown type of activations '{activations}'; use one of {', '.join(get_args(Activations))}")
     with tempfile.TemporaryDirectory(prefix="codesign-") as folder:
         plain = convert(model, Path(folder) / "model.tflite", calibration)
         content = cover_domain(plain.read_bytes(), network, domain, steps)

@@ -153,6 +153,31 @@ def test_obligations_refuses_bad_options_before_any_work(model, monkeypatch, opt
     assert not (model / "facts").exists()
 
 
+def test_the_api_refuses_what_would_be_taken_for_something_else(model):
+    from types import SimpleNamespace
+
+    from codesign import api
+
+    network, integer = api.load(model / "tiny.h5"), api.read(model / "tiny.tflite")
+    data = api.calibration(model / "tiny.h5")
+    with pytest.raises(InputError, match="unknown kind of region 'bal'"):
+        api.certify(network, integer, data, region="bal")
+    with pytest.raises(InputError, match="int4"):
+        api.quantize_for_domain(model / "tiny.h5", model / "new.tflite", activations="int4", domain=(0.0, 1.0))
+    for samples in (0, -2):
+        with pytest.raises(InputError, match=f"cannot send {samples} samples"):
+            api.hil_inputs(network, data, samples=samples)
+    firmware = SimpleNamespace(model_sha256="0" * 64)
+    with pytest.raises(InputError, match="firmware is about another model"):
+        api.cross_check(firmware, network, integer, data)
+    firmware = SimpleNamespace(model_sha256=integer.sha256)
+    certificate = {"int8": {"sha256": integer.sha256}, "float": {"sha256": "0" * 64}}
+    with pytest.raises(InputError, match="certificate is about another model"):
+        api.cross_check(firmware, network, integer, data, certificate)
+    with pytest.raises(InputError, match="give two models of the same network"):
+        api.cross_check(firmware, network, api.read(FIXTURES / "stacked.tflite"), data)
+
+
 def test_certify_refuses_models_that_are_none(model):
     refused(run("certify", model / "no.h5", model / "tiny.tflite"), 2, "no.h5")
     refused(run("certify", model / "tiny.h5", model / "no.tflite"), 2, "no.tflite")

@@ -45,7 +45,7 @@ def read_claims(
 ) -> Claims:
     """InputError for files that cannot be read, Invalid for what does not agree, CannotCheck for other `methods`."""
     document, wrong = read_document(certificate)
-    same("the certificate's schema", wrong, "")
+    demand(not wrong, f"the certificate's schema: {wrong}")
     if "digest" not in document:
         raise CannotCheck("a certificate without a digest; certify again with this version")
     same("digest (the certificate was edited)", document["digest"], digest(document))

@@ -230,10 +230,10 @@ def affine(terms: Sequence[Term], symbols: Symbols | None = None, paired: bool =
             error = error + x.error @ a.mag.T + x.size @ a.rad.T
             size, count = size + x.size @ a.mag.T, count + a.lo.shape[1]
         else:
-            factor = np.broadcast_to(np.asarray(a, dtype=np.float64), shape)
+            factor, plain = np.broadcast_to(np.asarray(a, dtype=np.float64), shape), isinstance(a, float) and a == 1.0
             for target, own in columns:
                 for at in _blocks(own):
-                    target[at][:, : own.shape[-1]] += factor[at][:, None] * own[at]
+                    target[at][:, : own.shape[-1]] += own[at] if plain else factor[at][:, None] * own[at]
             center, error = center + factor * x.center, error + np.abs(factor) * x.error
             size = size + np.abs(factor) * x.size
     error = up(error * (1 + gamma(count)) + gamma(count) * size)
@@ -250,19 +250,20 @@ def times(factor: Array, u: Form, v: Form, symbols: Symbols, spans: int | None =
     have any (docs/soundness.md, lemma 15).
     """
     X, g, shape, scale = symbols.inputs, v.generators, factor.shape, np.abs(factor)
-    rows, kept, blocks = factor[..., None] * u.generators[..., :X], np.zeros(shape), [np.zeros((*shape, 0))]
-    for first, last in symbols.spans[:spans]:
-        if g.shape[-1] < last or rows.shape[-1] < X:
-            break
+    rows, kept = factor[..., None] * u.generators[..., :X], np.zeros(shape)
+    used = [span for span in symbols.spans[:spans] if span[1] <= g.shape[-1] and rows.shape[-1] >= X]
+    products, start = np.empty((*shape, sum(last - first for first, last in used), X)), 0
+    for first, last in used:
         kept += np.abs(g[..., first:last]).sum(-1)
-        block = g[..., first:last, None] * rows[..., None, :]
+        block = products[..., start : start + last - first, :]
+        np.multiply(g[..., first:last, None], rows[..., None, :], out=block)
         if first == 0:  # x_i x_j is x_j x_i
-            block = 0.5 * (block + block.swapaxes(-1, -2))
-        blocks.append(block.reshape(*shape, -1))
+            block[:] = 0.5 * (block + block.swapaxes(-1, -2))
+        start += last - first
     of_input = np.abs(u.generators[..., :X]).sum(-1)
-    own = up(of_input * (1 + gamma(X)))
-    products = np.concatenate(blocks, axis=-1)
-    second = Form.of(np.zeros(shape), np.zeros((*shape, 0)), products, gamma(8) * scale * own * v.radius)
+    own, zero, none = up(of_input * (1 + gamma(X))), np.zeros(shape), np.zeros((*shape, 0))
+    error, radius = gamma(8) * scale * own * v.radius, up((1 + 2 * gamma(8)) * scale * own * v.radius)
+    second = Form(-radius, radius, zero, none, products.reshape(*shape, -1), error, radius)
     dropped, beyond = _less(v.radius, kept, g.shape[-1]), _less(u.radius, of_input, X)
     a, b = factor * u.center, factor * v.center
     rest = scale * (own * dropped + beyond * v.radius) + 4 * UNIT * (np.abs(a) * v.size + np.abs(b) * u.size)

@@ -18,7 +18,7 @@ from codesign.checker.solver import Choices, Facts
 from codesign.domain_checker.lstm import DomainReplay
 from codesign.domain_checker.statement import check_all_inputs
 from codesign.errors import InputError
-from codesign.proof.statement import ALL_INPUTS_METHOD, read_document
+from codesign.proof.statement import ALL_INPUTS_METHOD, parse_document
 from codesign.quantization import load_calibration
 
 DOMAIN = slice(0, 1)  # the only region
@@ -44,7 +44,7 @@ def check(
 
 def is_of_domain(certificate: Path) -> bool:
     """Whether a certificate is over a whole domain. InputError for a file that is none."""
-    return "all_inputs" in read_document(certificate)[0]
+    return "all_inputs" in parse_document(certificate)
 
 
 def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:

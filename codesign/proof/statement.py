@@ -146,14 +146,11 @@ def _weakest(statuses: Sequence[str]) -> str:
     return next((s for s in ("refuted", "unknown") if s in statuses), "proved")
 
 
-def read_document(path: Path) -> tuple[dict[str, Any], str]:
-    """(the certificate's content, what its schema forbids: '' if nothing). InputError for what is no certificate.
+def parse_document(path: Path) -> dict[str, Any]:
+    """A certificate's content, whatever its schema says of it. InputError for what is no certificate.
 
-    Numbers beyond binary64 are none, a key stands once, and an integer is written as one.
+    Numbers beyond binary64 are none, and a key stands once.
     """
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
-
     readers: dict[str, Any] = {"parse_constant": _refuse, "parse_float": _number, "parse_int": _integer}
     try:
         document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, **readers)
@@ -161,6 +158,18 @@ def read_document(path: Path) -> tuple[dict[str, Any], str]:
         raise InputError(f"'{path}' is not a certificate.json that 'codesign certify' wrote") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA_ID:
         raise InputError(f"'{path}' is not a certificate of schema {SCHEMA_ID}")
+    return document
+
+
+def read_document(path: Path) -> tuple[dict[str, Any], str]:
+    """(the certificate's content, what its schema forbids: '' if nothing); `parse_document`.
+
+    An integer is written as one.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    document = parse_document(path)
     schema = Path(__file__).parent.parent / "certificate" / "certificate.schema.json"
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     validator = extend(Draft202012Validator, type_checker=types)

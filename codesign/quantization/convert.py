@@ -42,9 +42,7 @@ def convert(
     installed, CodesignError where the converter fails or does not give a full-integer model.
     """
     model_path, output_path = Path(model_path), Path(output_path)
-    if activations not in get_args(Activations):
-        raise InputError(f"unknown type of activations '{activations}'; use one of {', '.join(get_args(Activations))}")
-    check_output(model_path, output_path)
+    check_request(model_path, output_path, activations)
     network = load_network(model_path)
     for layer in network.layers:
         if isinstance(layer, Lstm) and layer.cell_clip not in (0.0, CONVERTER_CELL_CLIP):
@@ -67,8 +65,10 @@ def convert(
     return output_path
 
 
-def check_output(model_path: Path, output_path: Path) -> None:
-    """InputError where `output_path` cannot become a .tflite file made from the model."""
+def check_request(model_path: Path, output_path: Path, activations: str) -> None:
+    """InputError where `output_path` cannot become a .tflite file with such activations made from the model."""
+    if activations not in get_args(Activations):
+        raise InputError(f"unknown type of activations '{activations}'; use one of {', '.join(get_args(Activations))}")
     if output_path.suffix.lower() != ".tflite":
         raise InputError(f"the output {output_path} has to be a .tflite file")
     if output_path.is_dir() or not output_path.absolute().parent.is_dir():

@@ -11,16 +11,16 @@ from __future__ import annotations
 import struct
 import tempfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from codesign.errors import CodesignError, InputError
+from codesign.errors import CodesignError
 from codesign.files import write_atomically
 from codesign.network import Dense, FloatNetwork, Lstm, load_network
 from codesign.quantization import Activations, convert, parse_integer_network, to_int16
-from codesign.quantization.convert import check_output
+from codesign.quantization.convert import check_request
 from codesign.training.ranges import Ranges, float_ranges
 
 FloatArray = npt.NDArray[np.float64]
@@ -51,9 +51,7 @@ def convert_for_domain(
 ) -> Path:
     """Convert as `codesign.quantization.convert` does, with ranges that cover the domain; returns the output's path."""
     network, path = load_network(model), Path(output)
-    check_output(Path(model), path)
-    if activations not in get_args(Activations):
-        raise InputError(f"unknown type of activations '{activations}'; use one of {', '.join(get_args(Activations))}")
+    check_request(Path(model), path, activations)
     with tempfile.TemporaryDirectory(prefix="codesign-") as folder:
         plain = convert(model, Path(folder) / "model.tflite", calibration)
         content = cover_domain(plain.read_bytes(), network, domain, steps)

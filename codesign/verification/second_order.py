@@ -43,6 +43,7 @@ Mode = Literal["fast", "balanced", "tight"]
 # Four times the unit roundoff of float32.
 _SINGLE = 2.0**-22
 SCALE_ROWS = 6
+WIDE = 16  # half-widths of its box: a remainder over that takes the form with it
 RANK = 192
 """Dimensions of the subspace on which eigenvalues are verified; the rest is charged by its Frobenius norm."""
 
@@ -201,9 +202,9 @@ class SecondOrder:
         box = bounds.box.meet(known.lo[0], known.hi[0])
         if exact is not None:
             box = box.meet(exact.lo, exact.hi)
-        # Where the remainder alone is wider than the box, the box's middle with no form at all is the better expansion:
-        # remainders, which enter squared, cannot grow without limit from step to step.
-        kept = eta <= box.rad
+        # Remainders enter squared and must not grow without limit from step to step; much sooner than here the form
+        # still pays, as its symbols are those of other nodes.
+        kept = eta <= WIDE * box.rad
         center, eta = np.where(kept, center, box.mid), np.where(kept, eta, box.rad)
         return self._register(center, np.where(kept[:, None], bounds.forms, 0.0), eta, box)
 

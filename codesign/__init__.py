@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from codesign.errors import CodesignError, InputError, MissingToolError
+from codesign.errors import CodesignError, InputError, MissingToolError, SoundnessAlarm
 
 if TYPE_CHECKING:
     from codesign.api import build, calibration, certify, cross_check, load, quantize, read
@@ -19,6 +19,7 @@ __all__ = [
     "CodesignError",
     "InputError",
     "MissingToolError",
+    "SoundnessAlarm",
     "build",
     "calibration",
     "certify",

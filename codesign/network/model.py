@@ -31,6 +31,13 @@ class Lstm:
     return_sequences: bool
     cell_clip: float = 0.0  # c' is clamped to [-cell_clip, cell_clip]; 0: it is not (always so in Keras files)
 
+    def acting_clip(self, steps: int) -> float:
+        """The cell clip where it can act within `steps` steps from the reset state, else 0.
+
+        |c'| <= f |c| + i |tanh(z_c)| < |c| + 1 over the reals, so that |c| < t after t steps.
+        """
+        return self.cell_clip if self.cell_clip < steps else 0.0
+
     @property
     def units(self) -> int:
         return int(self.W.shape[1])

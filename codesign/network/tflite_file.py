@@ -233,8 +233,7 @@ class _Reader:
             np.stack([self._weights(operands[first + gate], shape, where) for gate in range(4)])
             for first, shape in ((1, (units, features)), (5, (units, units)), (12, (units,)))
         )
-        # |c| grows by less than 1 a step, so that a clip of T or more is never reached.
-        self.layers.append(Lstm(op.name, W, R, b, True, clip if clip < self.shape[0] else 0.0))
+        self.layers.append(Lstm(op.name, W, R, b, True, clip))
         self.shape = (self.shape[0], units)
 
     def _slice(self, op: _Operator, where: str) -> None:

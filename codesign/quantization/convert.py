@@ -45,7 +45,7 @@ def convert(
     check_request(model_path, output_path, activations)
     network = load_network(model_path)
     for layer in network.layers:
-        if isinstance(layer, Lstm) and layer.cell_clip not in (0.0, CONVERTER_CELL_CLIP):
+        if isinstance(layer, Lstm) and layer.acting_clip(network.input_shape[0]) not in (0.0, CONVERTER_CELL_CLIP):
             raise InputError(
                 f"{model_path.name}: LSTM {layer.name!r} clips its cell at {layer.cell_clip}, but the converter only "
                 f"makes LSTMs that clip at {CONVERTER_CELL_CLIP}"

@@ -55,7 +55,7 @@ def recurrent(network: FloatNetwork) -> Recurrent:
     readout: list[Dense] = []
     for layer in without_final_softmax(network):
         if isinstance(layer, Lstm) and not readout:
-            if layer.cell_clip:
+            if layer.acting_clip(network.input_shape[0]):
                 raise InputError(f"layer '{layer.name}' clips its cell state, which 'codesign robust' does not model")
             weights = (a.astype(np.float64) for a in (layer.W, layer.R, layer.b))
             W, R, b = weights

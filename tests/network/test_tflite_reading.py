@@ -21,8 +21,11 @@ def test_same_network_as_the_keras_file(fixtures, name):
     assert lite.source == "float-tflite"
     assert [type(layer) for layer in keras.layers] == [type(layer) for layer in lite.layers]
     for a, b in zip(keras.layers, lite.layers, strict=True):
+        if isinstance(b, Lstm):
+            assert b.cell_clip == 10.0  # the converter's
+            assert b.acting_clip(lite.input_shape[0]) == 0.0
         for key, value in vars(a).items():
-            if key != "name":
+            if key not in ("name", "cell_clip"):
                 np.testing.assert_array_equal(value, vars(b)[key])
 
 
@@ -47,6 +50,14 @@ def test_reachable_cell_clip_is_kept(keras_models):
     assert network.layers[0].cell_clip == 10.0
     unclipped = replace(network, layers=(replace(network.layers[0], cell_clip=0.0), *network.layers[1:]))
     assert np.abs(evaluate(unclipped, data["x"]) - data["y"]).max() > 1e-3
+
+
+def test_a_clip_beyond_the_models_own_steps_is_kept(fixtures, tmp_path):
+    """It acts on longer streams, which certificates for any number of steps are about."""
+    network = load_network(_patched(fixtures, tmp_path, _option(0, "cellClip", 4.0)))
+    layer = network.layers[0]
+    assert network.input_shape[0] == 4
+    assert (layer.cell_clip, layer.acting_clip(4), layer.acting_clip(5)) == (4.0, 0.0, 4.0)
 
 
 def test_int8_model_is_refused(fixtures):

@@ -7,10 +7,10 @@ import pytest
 from random_pairs import random_pair
 
 from codesign.errors import CodesignError, InputError
-from codesign.network.model import Lstm
+from codesign.network.model import FloatNetwork, Lstm
 from codesign.quantization.align import align
-from codesign.quantization.integer import IntLastStep, IntLstm
-from codesign.quantization.multipliers import product_multiplier
+from codesign.quantization.integer import IntegerNetwork, IntLastStep, IntLstm, QuantizedTensor
+from codesign.quantization.multipliers import gate_multiplier, product_multiplier
 from codesign.semantics import dequantize
 from codesign.verification import domain_region, invariant
 from codesign.verification.affine import Box
@@ -165,3 +165,31 @@ def test_a_cell_difference_that_is_not_carried_on_is_caught(monkeypatch):
 
     monkeypatch.setattr(LayerComparison, "terms", forgetful)
     assert worst_stream_excess() > 0
+
+
+def test_a_float_clip_beyond_the_models_own_steps_is_part_of_the_bound():
+    """One step never reaches the clip at 1; a stream does, and then the integer network, which has none, is far off."""
+    source = QuantizedTensor("x", (1, 1), "int16", 2.0**-14, 0)
+    hidden = QuantizedTensor("h", (1, 1), "int16", 2.0**-15, 0)
+    scales, q = (0.04,) * 4, np.array([75, 0, 75, 75], np.int8)  # gates that x = 1 opens
+    multipliers = tuple(gate_multiplier(source.scale, s, "tflm-double") for s in scales)
+    R, b = np.zeros((4, 1, 1), np.int8), np.rint(np.array([0.0, 0.3, 0.0, 0.0]) / (2.0**-14 * 0.04)).astype(np.int64)
+    op = IntLstm(
+        "l", source, hidden, q.reshape(4, 1, 1), R, b.reshape(4, 1), scales, scales, -12, 0, multipliers, multipliers,
+        product_multiplier(2.0**-15), product_multiplier(2.0**-12), product_multiplier(hidden.scale),
+    )  # fmt: skip
+    real = Lstm(
+        "l", (q * 0.04).astype("f4").reshape(4, 1, 1), R.astype("f4"), (b * 2.0**-14 * 0.04).astype("f4")[:, None], True
+    )
+    region = domain_region((np.array([-1.0]), np.array([1.0])), 1)
+    bounds = {}
+    for clip in (0.0, 1.0):
+        network = FloatNetwork("n", (1, 1), (replace(real, cell_clip=clip),), "0" * 64, "float-tflite")
+        integer = IntegerNetwork("n", source, hidden, (op,), "0" * 64, "tflm-double", b"")
+        found = enclose_domain(align(network, integer), integer, region, (), True)
+        bounds[clip] = float(found.logit_bound.max())
+        x = np.where(np.arange(40) < 20, 1.0, 0.3).astype(np.float32).reshape(1, 40, 1)
+        gap = dequantize(hidden, integer_stream(integer, quantized_stream(integer, x))) - float_stream(network, x)
+        assert np.abs(gap).max() <= bounds[clip]
+        worst = np.abs(gap).max()
+    assert worst > bounds[0.0], "the clip makes more of a difference than the bound without it allows"

@@ -279,6 +279,8 @@ def test_unsupported_networks_and_bad_arguments_are_refused() -> None:
         recurrent(dataclasses.replace(net, layers=(net.layers[-1],)))
     with pytest.raises(InputError, match="clips"):
         recurrent(dataclasses.replace(net, layers=(dataclasses.replace(net.layers[0], cell_clip=1.0), net.layers[-1])))
+    harmless = dataclasses.replace(net.layers[0], cell_clip=float(net.input_shape[0]))
+    assert recurrent(dataclasses.replace(net, layers=(harmless, net.layers[-1]))).cells
     with pytest.raises(InputError, match="not supported"):
         recurrent(dataclasses.replace(net, layers=(net.layers[0], Activation("a", "relu"), net.layers[-1])))
     with pytest.raises(InputError, match="samples"):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codesign.cli import options as opt
+from codesign.cli.endings import stopping
+from codesign.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from codesign.hil.deployment import Deployment
@@ -74,7 +76,8 @@ def hil(
         _print_soak(result, destination)
     else:
         _print_check(result, destination)
-    sys.exit(0 if result["verdict"] == "PASS" else 1)
+    passed = result["verdict"] == "PASS"
+    sys.exit(INTERRUPTED if passed and result.get("interrupted") else 0 if passed else 1)
 
 
 def _inputs(
@@ -112,14 +115,21 @@ def _check(
     from codesign.cli.progress import Progress
     from codesign.hil import cross_check
 
-    with Progress(quiet=quiet) as progress:
+    journal = destination.with_suffix(".jsonl")
+
+    def left() -> str:
+        return (
+            f"'{journal}' has the answers so far: the same command with --resume goes on" if journal.is_file() else ""
+        )
+
+    with stopping(left), Progress(quiet=quiet) as progress:
         return cross_check(
             target,
             deployment.integer,
             deployment.real,
             build_id=deployment.firmware.build_id,
             progress=progress.stage("hil"),
-            journal=destination.with_suffix(".jsonl"),
+            journal=journal,
             resume=resume,
             **inputs,
         )

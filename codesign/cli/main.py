@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,25 @@ from codesign import __version__
 from codesign.cli import firmware_commands as fw
 from codesign.cli import options as opt
 from codesign.cli.check_commands import check, obligations
+from codesign.cli.endings import endings, stopping
 from codesign.cli.firmware_commands import bench, export, size
 from codesign.cli.hil_commands import boards, hil
 from codesign.cli.robust_command import robust
-from codesign.errors import CodesignError
 
 
 class _Group(click.Group):
-    """Turns the tool's own errors into one sentence on standard error and their exit code."""
+    """Every command of it ends in one sentence on standard error and an exit code, whatever happens in it."""
+
+    _arguments: Sequence[str] = ()
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **kwargs: Any) -> click.Context:
+        self._arguments = [*args]
+        with endings(self._arguments):
+            return super().make_context(info_name, args, *more, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with endings(self._arguments):
             return super().invoke(ctx)
-        except CodesignError as error:
-            click.echo(f"codesign: {error}", err=True)
-            sys.exit(error.exit_code)
-        except BrokenPipeError:
-            sys.exit(1)
-        except OSError as error:  # a full disk, a permission
-            place = f" ({error.filename})" if error.filename else ""
-            click.echo(f"codesign: a file or process could not be used: {error.strerror or error}{place}", err=True)
-            sys.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -41,8 +40,15 @@ class _Group(click.Group):
 def main() -> None:
     """Deploy a Keras LSTM to a microcontroller as int8, with a proof of how far it can be from the float model.
 
-    Exit codes: 0 signed off or proved, 1 a check failed or a criterion is not proved, 2 bad usage or input, 3 something
-    on this machine is missing.
+    \b
+    Exit codes:
+      0    signed off, or all that was asked for is proved
+      1    a check failed, or a criterion is not proved
+      2    bad usage or bad input
+      3    something on this machine is missing or used up (a tool, disk, memory)
+      4    SOUNDNESS ALARM: something observed exceeds what would have been told as proved; nothing is written
+      5    internal error: a bug in codesign; a report file is written
+      130  interrupted by Ctrl-C
     """
 
 
@@ -127,7 +133,13 @@ def certify(
         require_json(output)
     network, integer = api.load(float_model), api.read(int8_model)
     data = api.calibration(float_model, calibration)
-    with Progress(quiet=as_json) as progress:
+
+    def left() -> str:
+        return (
+            "" if more.resume is None else f"'{more.resume}' has the finished regions: the same command goes on from it"
+        )
+
+    with stopping(left), Progress(quiet=as_json) as progress:
         document = api.certify(
             network, integer, data, radius, samples, region, domain, options, progress.stage("certify"), output,  # type: ignore[arg-type]
             more.around(), any_length,
@@ -220,17 +232,27 @@ def deploy(
     )  # fmt: skip
     folder = output or default_output(model)
     kept = partial_folder(folder)
+
+    def left() -> str:
+        return "what is finished is kept: the same command with --resume goes on" if kept.is_dir() else ""
+
     try:
-        with Progress(quiet=as_json) as progress:
+        with stopping(left), Progress(quiet=as_json) as progress:
             result = run(model, board, folder, options, progress)
-    finally:
-        if kept.is_dir():
-            click.echo("codesign: what is finished is kept: the same command with --resume goes on", err=True)
+    except Exception:
+        _note(left())
+        raise
+    _note(left())
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
     else:
         print_signoff(result, folder)
     sys.exit(0 if result["verdict"] == "PASS" else 1)
+
+
+def _note(text: str) -> None:
+    if text:
+        click.echo(f"codesign: {text}", err=True)
 
 
 @main.command()

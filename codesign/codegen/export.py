@@ -47,6 +47,8 @@ def export_library(network: IntegerNetwork, folder: str | Path, weights: Weights
     except OSError as error:
         raise InputError(f"cannot write the library into {folder}: {error.strerror or error}") from error
     finally:
+        if not folder.exists() and (staging / "old").exists():  # stopped in the middle of the exchange
+            os.replace(staging / "old", folder)
         shutil.rmtree(staging, ignore_errors=True)
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
 

@@ -134,7 +134,7 @@ def test_errors_of_the_operating_system_are_one_sentence(model, monkeypatch):
         raise OSError(28, "No space left on device", "/x/y")
 
     monkeypatch.setattr("codesign.api.quantize", full)
-    refused(run("convert", model / "tiny.h5", "-o", model / "new.tflite"), 1, "No space left on device", "/x/y")
+    refused(run("convert", model / "tiny.h5", "-o", model / "new.tflite"), 3, "No space left on device", "/x/y")
 
 
 @pytest.mark.parametrize(

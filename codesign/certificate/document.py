@@ -18,10 +18,12 @@ from codesign.certificate.proof_file import proof_path
 from codesign.errors import InputError
 from codesign.files import write_atomically
 from codesign.proof.arithmetic import arithmetic_facts
-from codesign.proof.statement import METHODS, sentences
+from codesign.proof.ranges import NAMES
+from codesign.proof.statement import METHODS, conclusions, sentences
 from codesign.quantization import with_profile
 from codesign.verification import Certification
 from codesign.verification.affine import Array
+from codesign.verification.all_inputs import AllInputs
 from codesign.verification.results import TIME_LIMIT
 
 SCHEMA_ID = "codesign-certificate-1"
@@ -36,23 +38,25 @@ def _schema() -> dict[str, Any]:
 
 
 def certificate_document(
-    certification: Certification, samples: Sequence[int | None], domain: tuple[Array, Array]
+    certification: Certification,
+    samples: Sequence[int | None],
+    domain: tuple[Array, Array],
+    whole: AllInputs | None = None,
 ) -> dict[str, Any]:
     """The content of certificate.json. `samples` gives each region's index in the calibration data (None: the domain).
 
-    `domain` is the per-feature input range that regions were clipped to.
+    `domain` is the per-feature input range that regions were clipped to; `whole` what is stated of all inputs of it.
     """
     c = certification
     options, network = c.options, c.integer_network
     tensor = network.input
-    regions = []
-    for result, sample, counted in zip(c.regions, samples, c.counted, strict=True):
-        regions.append(
-            {**result.to_json(), "sample": sample, "center": result.region.center.tolist(), "counted": counted}
-        )
-    return {
+    regions = [
+        {**entry, "sample": sample, "center": result.region.center.tolist()}
+        for entry, result, sample in zip(c.region_entries(), c.regions, samples, strict=True)
+    ]
+    document = {
         "schema": SCHEMA_ID,
-        "verdict": c.verdict,
+        "verdict": None,
         "float": {"name": c.float_network.name, "sha256": c.float_network.sha256, "source": c.float_network.source},
         "int8": {"name": network.name, "sha256": network.sha256, "profiles": list(c.profiles)},
         "float_sha256": c.float_network.sha256,
@@ -75,25 +79,9 @@ def certificate_document(
             "prover": options.prover,
             "time_limit": options.time_limit,
         },
-        "criteria": {
-            "epsilon": options.criteria.epsilon,
-            "epsilon_verdict": c.epsilon_verdict,
-            "top1_share": options.criteria.top1_share,
-            "top1_verdict": c.top1_verdict,
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in options.criteria.orders().items()},
-            **{f"{name}_verdict": c.order_verdict(name) for name in options.criteria.orders()},
-        },
-        "summary": {
-            "regions": len(c.regions),
-            "bound_median": float(np.median([r.bound_max for r in c.regions])),
-            "bound_max": max(r.bound_max for r in c.regions),
-            "observed_max": max(r.found.error for r in c.regions),
-            "evaluations": sum(r.found.evaluations for r in c.regions),
-            "top1_share": c.top1_share,
-            "top1_counted": int(sum(c.counted)),
-            "not_reached": sum(r.reason == TIME_LIMIT for r in c.regions),
-            "top1": {s: sum(r.top1 == s for r in c.regions) for s in ("proved", "refuted", "unknown")},
-        },
+        "criteria": options.criteria.to_json(),
+        "summary": {"not_reached": sum(r.reason == TIME_LIMIT for r in c.regions)},
+        "ranges": {name: ranges.to_json() for name, ranges in zip(NAMES, c.ranges, strict=True)},
         "proof": c.proof.to_json(),
         "arithmetic": arithmetic_facts([with_profile(network, profile) for profile in c.profiles]),  # type: ignore[arg-type]
         "regions": regions,
@@ -101,6 +89,14 @@ def certificate_document(
         "versions": _versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    return concluded(document if whole is None else whole.describe(document))
+
+
+def concluded(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with what follows from its regions: verdicts of the criteria, the summary and the verdict."""
+    found = conclusions(document)
+    parts = {part: {**document[part], **found[part]} for part in ("criteria", "summary")}
+    return {**document, **parts, **found[""]}
 
 
 def _versions() -> dict[str, str]:

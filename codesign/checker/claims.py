@@ -16,6 +16,7 @@ from codesign.checker.solver import Facts, Margins
 from codesign.network import FloatNetwork, evaluate, load_network, without_final_softmax
 from codesign.proof.arithmetic import arithmetic_facts
 from codesign.proof.proof_file import ProofFile, digest, proof_path, read
+from codesign.proof.ranges import implied, stated_ranges
 from codesign.proof.statement import METHODS, ORDERS, conclusions, read_document, refutes, region_box, sentences
 from codesign.quantization import IntegerNetwork, read_integer_network
 from codesign.quantization.align import Stage, align
@@ -82,12 +83,13 @@ def read_claims(
 
 def check_document(claims: Claims) -> None:
     """The stored errors of tables and rescalings are those of an enumeration; criteria, summary and verdict follow."""
-    document, proof = claims.document, claims.document["proof"]
+    document, proof, nets = claims.document, claims.document["proof"], claims.integers
     if document.get("arithmetic") is None:
         raise CannotCheck("a certificate without the enumerated errors of the integer arithmetic")
     counts = proof["proved"] <= proof["checked"] <= proof["obligations"]
     demand(counts, "proof: more obligations proved than checked, or checked than there are")
-    for part, found in {"arithmetic": arithmetic_facts(claims.integers), **conclusions(document)}.items():
+    derived = {"arithmetic": arithmetic_facts(nets), "ranges": stated_ranges(claims.chains[0], nets[0])}
+    for part, found in {**derived, **conclusions(document)}.items():
         stated = document[part] if part else document
         for key, value in found.items():
             same(f"{part}/{key}".lstrip("/"), stated.get(key), value)
@@ -107,11 +109,11 @@ def check_bounds(region: dict[str, Any], name: str, b: Bounds, facts: Facts) -> 
     for key, box in (("difference", b.difference), ("float", b.output)):
         at_least(f"{name}/{key}_hi", region[f"{key}_hi"], box.hi[0])
         at_least(f"{name}/-{key}_lo", np.negative(region[f"{key}_lo"]), -box.lo[0])
-    bound = np.maximum(np.negative(region["difference_lo"]), region["difference_hi"])
-    same(f"{name}/bound", region["bound"], bound.tolist())
-    same(f"{name}/bound_max", region["bound_max"], bound.max())
-    demand(region["observed_max"] <= region["bound_max"], f"{name}/observed_max: larger than the bound")
-    at_least(f"{name}/bound (what was observed)", bound, np.abs(region["observed"]))
+    rows = b.logits.margins
+    for key, value in implied(region, b.ranges[1], len(rows)).items():
+        same(f"{name}/{key}", region[key], value)
+    bounds, observed = ([*region[key], region[f"{key}_max"]] for key in ("bound", "observed"))
+    at_least(f"{name}/bound (what was observed)", bounds, np.abs(observed))
     at_least(f"{name}/logit_bound", region["logit_bound"], b.logits.difference.mag[0])
     for key, box, sums in (("norms", b.difference, b.sums), ("logit_norms", b.logits.difference, b.logits.sums)):
         if region.get(key) is not None:
@@ -121,10 +123,6 @@ def check_bounds(region: dict[str, Any], name: str, b: Bounds, facts: Facts) -> 
         same(f"{name}/step_bound: layers", len(region["step_bound"]), len(b.logits.hidden))
         for layer, steps in enumerate(b.logits.hidden):
             at_least(f"{name}/step_bound[{layer}]", region["step_bound"][layer], steps.hi[0])
-    rows = b.logits.margins
-    if region.get("output_step_bound") is not None:
-        largest = np.reshape(region["bound"], (len(rows), -1)).max(1)
-        same(f"{name}/output_step_bound", region["output_step_bound"], largest.tolist())
     told = region.get("margins") or []
     demand(len(told) in (0, len(rows)), f"{name}/margins: not one a row")
     for row, (m, entry) in enumerate(zip(rows, told, strict=False)):

@@ -16,6 +16,7 @@ from codesign.checker.result import demand
 from codesign.checker.solver import Facts, Margins
 from codesign.network.model import Dense
 from codesign.proof.arithmetic import activation_range
+from codesign.proof.ranges import Ranges, output_ranges
 from codesign.quantization.align import ActivationStage, DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, QuantizedTensor
 
@@ -38,13 +39,14 @@ class Logits(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Of B regions. `sums` of magnitudes of each row's output difference (B, rows)."""
+    """Of B regions. `sums` of magnitudes of each row's output difference (B, rows). `ranges`: of logits, of outputs."""
 
     logits: Logits
     output: Box
     difference: Box
     sums: Box
     softmax: IntActivation | None
+    ranges: tuple[Ranges, Ranges]
 
 
 def each(function: Callable[..., Box], *parts: Any) -> Any:
@@ -164,21 +166,23 @@ def read_off(rows: Sequence[Pair], hidden: tuple[Box, ...], symbols: Symbols) ->
 
 
 def outputs(passes: Sequence[Logits], chain: Sequence[Stage], network: IntegerNetwork, facts: Facts) -> Bounds:
-    """What follows at the networks' outputs; the integer network's value lies in its tensor's range."""
+    """What follows at the networks' outputs, which lie in their ranges."""
     logits: Logits = reduce(partial(each, Box.meet), passes)
     softmax = chain[-1].int_op if isinstance(chain[-1], ActivationStage) and chain[-1].kind == "softmax" else None
-    difference = _ranged(logits.value, logits.difference, network.output if softmax is None else softmax.input)
-    logits = logits._replace(difference=difference)
+    ranges = output_ranges(chain, network)
+    value, difference = _ranged(ranges[0], logits.value, logits.difference)
+    logits = logits._replace(value=value, difference=difference)
     if softmax is None:
-        return Bounds(logits, logits.value, difference, logits.sums, None)
+        return Bounds(logits, value, difference, logits.sums, None, ranges)
     parts = [facts.softmax(softmax, m) for m in logits.margins]
     output, moved = join([part[0] for part in parts]), np.stack([part[2] for part in parts], axis=1)
-    change = _ranged(output, join([part[1] for part in parts]), network.output)
-    return Bounds(logits, output, change, Box(-moved, moved), softmax)
+    output, change = _ranged(ranges[1], output, join([part[1] for part in parts]))
+    return Bounds(logits, output, change, Box(-moved, moved), softmax, ranges)
 
 
-def _ranged(value: Box, difference: Box, output: QuantizedTensor) -> Box:
-    return difference.meet(Box.full(*tensor_range(output), value.lo.shape) - value)
+def _ranged(ranges: Ranges, *boxes: Box) -> list[Box]:
+    """The float value and the difference, within their ranges."""
+    return [box.meet(Box(*ends)) for box, ends in zip(boxes, ranges.ends(boxes[0]), strict=True)]
 
 
 def _margins(x: Pair, symbols: Symbols) -> Margins:

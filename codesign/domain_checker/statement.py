@@ -13,6 +13,7 @@ from codesign.checker.result import demand, same
 from codesign.checker.solver import Facts, Margins
 from codesign.network import evaluate
 from codesign.network.model import Float32Array
+from codesign.proof.ranges import says_nothing
 from codesign.proof.statement import all_inputs_statement
 
 
@@ -20,10 +21,11 @@ def check_all_inputs(claims: Claims, b: Bounds, facts: Facts, samples: Float32Ar
     """Names of what was not derived: the share of covered samples, where `samples` (N, T, D) are none or others."""
     stated = claims.document["all_inputs"]
     at_least("all_inputs/logit_bound", stated["logit_bound"], b.logits.difference.mag[0])
+    classes = b.logits.margins[0].value.lo.shape[1]
+    same("all_inputs/vacuous", stated["vacuous"], says_nothing(stated, b.ranges[0], classes))
     same("all_inputs/statement", stated["statement"], all_inputs_statement(stated))
     if stated["same_class_margin"] is not None:
         # Above it, twice the bound is left, and behind a softmax enough for probabilities that stand out when rounded.
-        classes = b.logits.margins[0].value.lo.shape[1]
         lo = np.full((1, classes, classes), -1e5)
         lo[0, 0] = stated["same_class_margin"] - 2 * max(stated["logit_bound"]) * (1 + 1e-12)
         lo[0, range(classes), range(classes)] = 0.0

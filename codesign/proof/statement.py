@@ -110,9 +110,13 @@ def refutes(criterion: str, criteria: dict[str, Any], real: Array, device: Array
 
 
 def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What has to stand under 'criteria' and 'summary', and (under '') the verdict, given the regions' statuses."""
+    """What has to stand under 'criteria' and 'summary', and (under '') the verdict, given the regions' statuses.
+
+    The verdict is the weakest of the criteria asked for; without any, see `_unasked`. It is 'vacuous' where nothing
+    follows but a vacuous bound, and not 'proved' where a proof obligation that was checked was not proved.
+    """
     regions, criteria, proof = document["regions"], document["criteria"], document["proof"]
-    counted = [r["top1"] for r in regions if r["counted"]]
+    counted = [r["top1"] for r in regions if r["counted"] and r["top1"] is not None]
     share, possible = (
         float(np.mean([s in wanted for s in counted])) if counted else 0.0
         for wanted in (("proved",), ("proved", "unknown"))
@@ -121,10 +125,15 @@ def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     wanted = criteria["top1_share"]
     if wanted is not None:
         verdicts["top1"] = "proved" if share >= wanted else "unknown" if possible >= wanted else "refuted"
+        verdicts["top1"] = verdicts["top1"] if counted else "unknown"
     for name in ("epsilon", *(order for order in ORDERS if order in criteria)):
         asked = criteria[name] is not None
         verdicts[name] = _weakest([r.get(name) or "unknown" for r in regions]) if asked else None
-    verdict = _weakest([v for v in verdicts.values() if v is not None] or [r["top1"] for r in regions])
+    asked_for = {name: v for name, v in verdicts.items() if v is not None}
+    verdict = _weakest(list(asked_for.values())) if asked_for else _unasked(document, counted)
+    classes = (asked_for.keys() & {*ORDERS}) or ("top1" in asked_for and share > 0)
+    if verdict == "proved" and asked_for and not classes and any(r["vacuous"] for r in regions):
+        verdict = "vacuous"
     if verdict == "proved" and proof["proved"] != proof["checked"]:
         verdict = "unknown"
     maxima = [r["bound_max"] for r in regions]
@@ -136,10 +145,29 @@ def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "evaluations": sum(r["evaluations"] for r in regions),
         "top1_share": share,
         "top1_counted": len(counted),
+        "vacuous": sum(r["vacuous"] for r in regions),
         "top1": {s: sum(r["top1"] == s for r in regions) for s in ("proved", "refuted", "unknown")},
     }
     named = {f"{name}_verdict": value for name, value in verdicts.items()}
     return {"criteria": named, "summary": summary, "": {"verdict": verdict}}
+
+
+def _unasked(document: dict[str, Any], classes: Sequence[str]) -> str:
+    """The verdict where no criterion was asked for; `classes`: statuses of the same top-1 class, counted regions'.
+
+    'proved': no bound is vacuous, and around samples of a model with several outputs the class is proved to be the same
+    in some region and known to differ in none. Over a whole domain, the bounds of logits and outputs alone decide.
+    """
+    regions, whole = document["regions"], document.get("all_inputs")
+    flags = [r["vacuous"] for r in regions]
+    if whole is not None:
+        return "vacuous" if any(flags) or whole["vacuous"] else "proved"
+    if "refuted" in classes:
+        return "refuted"
+    if all(flags):
+        return "vacuous"
+    several = any(r["top1"] is not None for r in regions)
+    return "unknown" if any(flags) or (several and "proved" not in classes) else "proved"
 
 
 def _weakest(statuses: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.network import evaluate
+from codesign.proof.ranges import says_nothing
 from codesign.proof.statement import ALL_INPUTS_METHOD, all_inputs_statement, sentences
 from codesign.quantization.align import align
 from codesign.quantization.integer import ActivationArray, IntegerNetwork
@@ -40,7 +41,7 @@ class AllInputs:
     """A certificate over the domain. `covered`: samples (N,) whose class is proved equal; None without samples.
 
     `joint`: the region's bounds are the tighter of the comparison system's and the joint zonotope's. `margin`: of the
-    float logits, above which the class is the same (inf: none).
+    float logits, above which the class is the same (inf: none). `vacuous`: `codesign.proof.ranges.says_nothing`.
     """
 
     domain: DomainEnclosure
@@ -50,6 +51,7 @@ class AllInputs:
     stream_error: float | None
     joint: bool = False
     samples_sha256: str | None = None
+    vacuous: bool = False
 
     @property
     def logit_bound(self) -> Array:
@@ -68,6 +70,7 @@ class AllInputs:
             "any_length": self.any_length,
             "joint": self.joint,
             "logit_bound": self.logit_bound.tolist(),
+            "vacuous": self.vacuous,
             "same_class_margin": self.margin if np.isfinite(self.margin) else None,
             "covered_share": share,
             "covered_samples": None if self.covered is None else int(self.covered.sum()),
@@ -126,9 +129,10 @@ def all_inputs(
         inside = ((samples >= result.region.lo) & (samples <= result.region.hi)).all((1, 2))
         share = covered(domain, exact.reshape(len(samples), -1)) & inside
     error = stream_error(certification, result.region) if any_length else None
+    stated = AllInputs(domain, any_length, margin, share, error, not alone, _digest(samples))
     return (
         replace(certification, regions=(changed,), proof=proof),
-        AllInputs(domain, any_length, margin, share, error, not alone, _digest(samples)),
+        replace(stated, vacuous=says_nothing(stated.to_json(), certification.ranges[0], network.output.shape[-1])),
     )
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from codesign.errors import InputError
 from codesign.network.model import FloatNetwork
 from codesign.processes import worker_pool
+from codesign.proof.ranges import output_ranges
 from codesign.quantization.align import align
 from codesign.quantization.integer import IntegerNetwork
 from codesign.verification.abstract import abstract_lower
@@ -31,7 +32,6 @@ from codesign.verification.relaxation import Recorder
 from codesign.verification.results import TIME_LIMIT, Certification, Options, RegionResult
 from codesign.verification.search import Search, SearchResult, search
 from codesign.verification.trace import published, traces
-from codesign.verification.unreached import output_ranges
 from codesign.verification.violations import watches
 
 __all__ = ["BATCH", "Certification", "Criteria", "Options", "RegionResult", "Status", "certify"]
@@ -153,13 +153,16 @@ def _left_out(task: _Task) -> Batch:
     stages = align(task.float_network, task.integer_network)
     asked = task.options.criteria
     results = []
+    before, after = output_ranges(stages, task.integer_network)
     for region in task.regions:
         watching = watches(asked, task.float_network)
         run = Search(task.float_network, task.integer_network, region, np.random.default_rng(0))
         run.watches = watching
         run.evaluate(run.region.center[None])
         found = run.result(watching)
-        difference, logits, output = (published(box) for box in output_ranges(stages, task.integer_network, region))
+        difference, logits, output = (
+            published(Box(lo[None], hi[None])) for lo, hi in (after.difference, before.difference, after.real)
+        )
         bound, logit = (np.maximum(-box.lo[0], box.hi[0]) for box in (difference, logits))
         top1: Status = "unknown" if found.disagreement is None else "refuted"
         epsilon: Status | None = None

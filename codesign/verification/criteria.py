@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,11 @@ class Criteria:
     @property
     def asked(self) -> bool:
         return any(v is not None for v in (self.epsilon, self.top1_share, *self.orders().values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """For the certificate."""
+        orders = {name: list(v) if isinstance(v, tuple) else v for name, v in self.orders().items()}
+        return {"epsilon": self.epsilon, "top1_share": self.top1_share, **orders}
 
     def orders(self) -> dict[str, float | int | tuple[int, int] | None]:
         return {"top1_above": self.top1_above, "topk": self.topk, "ranking": self.ranking}

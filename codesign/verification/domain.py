@@ -22,7 +22,7 @@ from codesign.verification.affine import Array, Box, Form, Pool, up
 from codesign.verification.comparison import LayerComparison, State, excess
 from codesign.verification.invariant import Contraction, invariant_state
 from codesign.verification.lstm import Pair
-from codesign.verification.propagate import Enclosure, _finish, _reshape, top1_proved
+from codesign.verification.propagate import Enclosure, _finish, _reshape, top1_proved, within_ranges
 from codesign.verification.regions import Region, input_pairs
 from codesign.verification.relaxation import Recorder, RelaxationBatch
 
@@ -117,7 +117,7 @@ def enclose_domain(
     flat = np.concatenate([state.flat() for state in states]) if states else np.zeros(0)
     if recorder is not None:
         recorder.batches += planes.batches
-    found = _finish(pairs, softmax, pool, recorder)
+    found = within_ranges(_finish(pairs, softmax, pool, recorder), stages, network)
     return DomainEnclosure(found, softmax, tuple(contractions), flat, tuple(planes.batches))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from codesign.proof.ranges import Ranges, output_ranges
 from codesign.quantization.align import DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm
 from codesign.quantization.rescaling import effective_network
@@ -77,7 +78,23 @@ def propagate(
         else:
             place = stage.int_op.name
             rows = [head.elementwise(stage.int_op, row, pool, recorder, place) for row in rows]
-    return replace(_finish(rows, final_softmax, pool, recorder), hidden=tuple(hidden))
+    found = replace(_finish(rows, final_softmax, pool, recorder), hidden=tuple(hidden))
+    return within_ranges(found, stages, integer_network)
+
+
+def within_ranges(enclosure: Enclosure, stages: Sequence[Stage], network: IntegerNetwork) -> Enclosure:
+    """The enclosure met with what the ranges of logits and outputs say of every input (`codesign.proof.ranges`)."""
+    logits, outputs = output_ranges(stages, network)
+    value, difference = _within(logits, enclosure.logits, enclosure.logit_difference)
+    output, output_difference = _within(outputs, enclosure.output, enclosure.output_difference)
+    return replace(
+        enclosure, logits=value, logit_difference=difference, output=output, output_difference=output_difference
+    )
+
+
+def _within(ranges: Ranges, value: Box, difference: Box) -> tuple[Box, Box]:
+    real, change = ranges.ends(value)
+    return value.meet(*real), difference.meet(*change)
 
 
 def _finish(

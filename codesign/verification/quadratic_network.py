@@ -21,7 +21,7 @@ from codesign.verification import head, rounding
 from codesign.verification.affine import UNIT, Array, Box, Form, Matrix, Pool, gamma, up
 from codesign.verification.lstm import Pair
 from codesign.verification.lstm_noise import LstmNoise
-from codesign.verification.propagate import Enclosure, with_outputs
+from codesign.verification.propagate import Enclosure, with_outputs, within_ranges
 from codesign.verification.quadratic_forms import QuadraticForm, Symbols, combine, linear_map, with_noise
 from codesign.verification.quadratic_lstm import QuadraticLstm, QuadraticPair
 from codesign.verification.regions import Region, input_pairs
@@ -268,7 +268,7 @@ def sharpened(
         float(b.difference.rad.max()) < float(enclosure.logit_difference.rad[k].max()) for k, b in enumerate(found)
     ]
     outputs = Recorder()
-    best = with_outputs(logits, difference, margins, sums, enclosure.softmax, outputs)
+    best = within_ranges(with_outputs(logits, difference, margins, sums, enclosure.softmax, outputs), stages, network)
     batches += outputs.batches
     return (
         replace(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from codesign.errors import InputError
 from codesign.network.model import FloatNetwork
+from codesign.proof.ranges import Ranges, output_ranges
+from codesign.proof.statement import conclusions
+from codesign.quantization.align import align
 from codesign.quantization.integer import IntegerNetwork
 from codesign.verification.affine import Array
 from codesign.verification.audit import ProofMode, ProofSummary
@@ -137,51 +140,34 @@ class Certification:
     profiles: tuple[str, ...]
     seconds: float
 
-    def _share(self, statuses: Sequence[Status]) -> float:
-        chosen = [r.top1 in statuses for r, c in zip(self.regions, self.counted, strict=True) if c]
-        return float(np.mean(chosen)) if chosen else 0.0
+    @cached_property
+    def ranges(self) -> tuple[Ranges, Ranges]:
+        """Of the logits and of the outputs, whatever the input is."""
+        return output_ranges(align(self.float_network, self.integer_network), self.integer_network)
+
+    def region_entries(self) -> list[dict[str, Any]]:
+        """The regions as the certificate has them."""
+        return [
+            {**r.to_json(), "vacuous": self.ranges[1].vacuous(r.bound), "counted": counted}
+            for r, counted in zip(self.regions, self.counted, strict=True)
+        ]
+
+    @cached_property
+    def _conclusions(self) -> dict[str, dict[str, Any]]:
+        told = {"regions": self.region_entries(), "criteria": self.options.criteria.to_json()}
+        return conclusions({**told, "proof": self.proof.to_json()})
+
+    @property
+    def verdict(self) -> str:
+        """'proved', 'refuted', 'unknown' or 'vacuous' (`codesign.proof.statement.conclusions`)."""
+        return str(self._conclusions[""]["verdict"])
+
+    def criterion_verdict(self, name: str) -> Status | None:
+        """Of 'epsilon', 'top1', 'top1_above', 'topk' or 'ranking'; None where it was not asked for."""
+        found: Status | None = self._conclusions["criteria"][f"{name}_verdict"]
+        return found
 
     @property
     def top1_share(self) -> float:
         """Share of counted regions with a proved equal top-1 class."""
-        return self._share(("proved",))
-
-    @property
-    def epsilon_verdict(self) -> Status | None:
-        if self.options.criteria.epsilon is None:
-            return None
-        return weakest([r.epsilon or "unknown" for r in self.regions])
-
-    @property
-    def top1_verdict(self) -> Status | None:
-        wanted = self.options.criteria.top1_share
-        if wanted is None:
-            return None
-        if self.top1_share >= wanted:
-            return "proved"
-        return "unknown" if self._share(("proved", "unknown")) >= wanted else "refuted"
-
-    def order_verdict(self, name: str) -> Status | None:
-        """Of 'top1_above', 'topk' or 'ranking' over all regions; None where it was not asked for."""
-        if self.options.criteria.orders()[name] is None:
-            return None
-        return weakest([r.orders.get(name, "unknown") for r in self.regions])
-
-    @property
-    def verdict(self) -> Status:
-        """Of the criteria asked for; with none asked, of 'the same top-1 class on every region'.
-
-        A bound whose proof obligations were not all discharged proves nothing.
-        """
-        orders = [self.order_verdict(name) for name in ORDER_CRITERIA]
-        asked = [v for v in (self.epsilon_verdict, self.top1_verdict, *orders) if v is not None]
-        verdict = weakest(asked or [r.top1 for r in self.regions])
-        return "unknown" if verdict == "proved" and not self.proof.ok else verdict
-
-
-def weakest(statuses: Sequence[Status]) -> Status:
-    order: tuple[Status, ...] = ("refuted", "unknown")
-    for status in order:
-        if status in statuses:
-            return status
-    return "proved"
+        return float(self._conclusions["summary"]["top1_share"])

@@ -49,8 +49,8 @@ def test_a_broken_model_is_refuted_with_an_input(pair):
         network, wrong, regions(data, integer, 5), dataclasses.replace(QUICK, criteria=Criteria(0.01, 1.0))
     )
     assert result.verdict == "refuted"
-    assert result.epsilon_verdict == "refuted"
-    assert result.top1_verdict == "refuted"
+    assert result.criterion_verdict("epsilon") == "refuted"
+    assert result.criterion_verdict("top1") == "refuted"
     for region in result.regions:
         assert region.top1 == "refuted"
         found = region.to_json()["counterexample"]

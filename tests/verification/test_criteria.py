@@ -81,7 +81,7 @@ def test_a_faithful_conversion_keeps_its_order(name, pair):
     wrong = swapped(integer, first, second)
     bad = certify(network, wrong, [region], dataclasses.replace(QUICK, criteria=criteria))
     assert bad.regions[0].orders == {"top1_above": "refuted", "topk": "refuted", "ranking": "refuted"}
-    assert [bad.order_verdict(n) for n in ("top1_above", "topk", "ranking")] == ["refuted"] * 3
+    assert [bad.criterion_verdict(n) for n in ("top1_above", "topk", "ranking")] == ["refuted"] * 3
     assert bad.verdict == "refuted"
     for found in bad.regions[0].to_json()["counterexamples"]:
         if found["criterion"] in ("top1", "epsilon"):

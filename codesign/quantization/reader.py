@@ -16,7 +16,19 @@ from typing import Literal, get_args
 import numpy as np
 
 from codesign.errors import InputError
-from codesign.quantization.flatfile import Operator, Tensor, TfliteFile
+from codesign.flatfile import (
+    Operator,
+    Tensor,
+    check_lstm,
+    check_reshape,
+    check_unary,
+    last_step,
+    operand,
+    parse_dense,
+    source,
+    walk,
+)
+from codesign.quantization.flatfile import IntegerFile
 from codesign.quantization.integer import (
     BiasArray,
     Int8Array,
@@ -46,8 +58,7 @@ MAX_ACCUMULATOR_16 = (1 << 47) - 1  # TFLM's bound on int64 accumulators
 CELL_SHIFTS = range(-20, 1)  # cell ranges from +-2^-5 to +-2^15; converters give about -15 to -9
 MAX_SOFTMAX_DEPTH = 4095  # the Q12.19 sum of exponentials stays inside int32
 
-_FUSED_NONE, _FUSED_RELU, _FUSED_TANH = 0, 1, 4
-_INT32 = 2  # TensorType
+_BIAS_TYPES = {"int8": (0, 2), "int16": (0, 4)}  # TensorType: not said, or int32 and int64
 
 
 def read_integer_network(path: str | os.PathLike[str], profile: Profile = "tflm-double") -> IntegerNetwork:
@@ -62,7 +73,7 @@ def read_integer_network(path: str | os.PathLike[str], profile: Profile = "tflm-
     """
     if profile not in get_args(Profile):
         raise InputError(f"Unknown semantics profile '{profile}': use one of {', '.join(get_args(Profile))}.")
-    file = TfliteFile(path)
+    file = IntegerFile(path)
     with file.guard():
         return _Chain(file, profile).read()
 
@@ -74,7 +85,7 @@ def with_profile(network: IntegerNetwork, profile: Profile) -> IntegerNetwork:
 
 def parse_integer_network(content: bytes, name: str, profile: Profile = "tflm-double") -> IntegerNetwork:
     """As read_integer_network, from the bytes of a file."""
-    file = TfliteFile(f"{name}.tflite", content)
+    file = IntegerFile(f"{name}.tflite", content)
     with file.guard():
         return _Chain(file, profile).read()
 
@@ -82,11 +93,10 @@ def parse_integer_network(content: bytes, name: str, profile: Profile = "tflm-do
 class _Chain:
     """Walks the operators, holding the tensor that flows along the chain."""
 
-    def __init__(self, file: TfliteFile, profile: Profile) -> None:
+    def __init__(self, file: IntegerFile, profile: Profile) -> None:
         self.file = file
         self.profile = profile
-        self.states: set[int] = set()
-        self.produced: set[int] = set()
+        self.ops: list[IntOp] = []
         self.readers: dict[str, Callable[[Operator], list[IntOp]]] = {
             "UNIDIRECTIONAL_SEQUENCE_LSTM": self._lstm,
             "FULLY_CONNECTED": self._dense,
@@ -99,58 +109,30 @@ class _Chain:
         }
 
     def read(self) -> IntegerNetwork:
-        file = self.file
-        source = file.tensor(file.input_index)
-        if -1 in source.signature[1:]:
-            raise file.refuse(f"input '{source.name}' has no fixed number of steps; convert with a fixed input shape.")
-        if len(source.dims) != 3 or source.dims[0] != 1:
-            raise file.refuse(
-                f"input '{source.name}' has shape {list(source.dims)}; [1, steps, features] is supported."
-            )
-        self.current = file.activation(source, source.dims[1:])
-        self.current_index = file.input_index
-        self.produced.add(file.input_index)
-        network_input = self.current
-        ops: list[IntOp] = []
-        for op in file.operators:
-            reader = self.readers.get(op.kind)
-            if reader is None:
-                raise file.refuse(f"{op} is not supported; supported are {', '.join(sorted(self.readers))}.")
-            if not op.inputs or op.inputs[0] != self.current_index or len(op.outputs) != 1:
-                raise file.refuse(f"{op} does not follow the operator before it; one chain of operators is supported.")
-            if op.outputs[0] in self.produced or op.outputs[0] in self.states:
-                raise file.refuse(f"{op} writes a tensor that is already in use; one chain of operators is supported.")
-            ops.extend(reader(op))
-            self.current = ops[-1].output
-            self.current_index = op.outputs[0]
-            self.produced.add(self.current_index)
-        if self.current_index != file.output_index:
-            raise file.refuse("the output is not the last operator's; one chain of operators is supported.")
-        if self.states & self.produced:
-            raise file.refuse("an LSTM's state tensor is also an activation; that is not supported.")
+        file, given = self.file, source(self.file)
+        self.current = network_input = file.activation(given, given.dims[1:])
+        walk(file, {kind: self._reading(reader) for kind, reader in self.readers.items()})
         return IntegerNetwork(
             name=file.path.stem,
             input=network_input,
             output=self.current,
-            ops=tuple(ops),
+            ops=tuple(self.ops),
             sha256=hashlib.sha256(file.content).hexdigest(),
             profile=self.profile,
             content=file.content,
         )
 
-    # -- helpers ---------------------------------------------------------------------------------------------------
+    def _reading(self, reader: Callable[[Operator], list[IntOp]]) -> Callable[[Operator], None]:
+        def read(op: Operator) -> None:
+            self.ops.extend(reader(op))
+            self.current = self.ops[-1].output
 
-    def _operand(self, op: Operator, position: int, what: str) -> Tensor:
-        if position >= len(op.inputs) or op.inputs[position] < 0:
-            raise self.file.refuse(f"{op} lacks its {what}.")
-        return self.file.tensor(op.inputs[position])
+        return read
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
 
     def _output(self, op: Operator, shape: tuple[int, ...]) -> QuantizedTensor:
         return self.file.activation(self.file.tensor(op.outputs[0]), shape, self.current.dtype)
-
-    def _inputs_exactly(self, op: Operator, *counts: int) -> None:
-        if len(op.inputs) not in counts:
-            raise self.file.refuse(f"{op} has {len(op.inputs)} inputs, not {' or '.join(map(str, counts))}.")
 
     def _multiplier(self, op: Operator, make: Callable[[], Multiplier]) -> Multiplier:
         try:
@@ -183,56 +165,14 @@ class _Chain:
 
     # -- operators -------------------------------------------------------------------------------------------------
 
-    def _lstm_options(self, op: Operator) -> float:
-        """Checks the options and gives the cell clip."""
-        options = self.file.options(op, "UnidirectionalSequenceLSTMOptions")
-        if options is None:
-            raise self.file.refuse(f"{op} has no options: the file is damaged.")
-        if options.TimeMajor():
-            raise self.file.refuse(f"{op} is time-major, which is not supported.")
-        if options.FusedActivationFunction() != _FUSED_TANH:
-            raise self.file.refuse(f"{op} has another cell activation than tanh, which is not supported.")
-        if options.DiagonalRecurrentTensors():
-            raise self.file.refuse(f"{op} has diagonal recurrent weights, which are not supported.")
-        if options.ProjClip() != 0:
-            raise self.file.refuse(f"{op} has a projection clip, which is not supported.")
-        clip = float(options.CellClip())
-        if not (math.isfinite(clip) and clip >= 0):
-            raise self.file.refuse(f"{op} has the cell clip {clip}, not a finite number >= 0.")
-        return clip
-
     def _lstm(self, op: Operator) -> list[IntOp]:
-        file = self.file
-        self._inputs_exactly(op, 24)
-        clip = self._lstm_options(op)
-        for what, positions in (
-            ("peephole weights", range(9, 12)),
-            ("a projection", range(16, 18)),
-            ("layer normalisation", range(20, 24)),
-        ):
-            if any(op.inputs[p] >= 0 for p in positions):
-                raise file.refuse(f"{op} has {what}, which is not supported.")
-        if op.inputs[1] < 0 or op.inputs[5] < 0:
-            raise file.refuse(f"{op} couples input and forget gates (CIFG), which is not supported.")
-
-        x = self.current
-        raw_input = file.tensor(op.inputs[0])
-        if len(x.shape) != 2 or raw_input.dims != (1, *x.shape):
-            raise file.refuse(f"{op} has an input of shape {list(raw_input.dims)}; [1, steps, features] is supported.")
+        file, x, parts = self.file, self.current, check_lstm(self.file, op)
+        hidden, cell, units, clip = parts.hidden, parts.cell, parts.units, parts.cell_clip
         steps, features = x.shape
-        hidden, cell = self._operand(op, 18, "hidden state"), self._operand(op, 19, "cell state")
-        if len(hidden.dims) != 2 or hidden.dims[0] != 1 or hidden.dims[1] < 1 or cell.size != hidden.dims[1]:
-            raise file.refuse(f"{op} has states of shape {list(hidden.dims)} and {list(cell.dims)}, not [1, units].")
-        units = hidden.dims[1]
         for state, dtype in ((hidden, x.dtype), (cell, "int16")):
-            if state.dtype != dtype or not state.is_variable or file.data_length(state):
+            if state.dtype != dtype:
                 raise file.refuse(f"{op}: state '{state.name}' has to be a variable {dtype} tensor.")
-            if state.index in self.states or state.index in self.produced:
-                raise file.refuse(f"{op}: state '{state.name}' is used twice.")
-            self.states.add(state.index)
         output = self._output(op, (steps, units))
-        if file.tensor(op.outputs[0]).dims != (1, steps, units):
-            raise file.refuse(f"{op} has an output that is not of shape {[1, steps, units]}.")
         if hidden.scales != (output.scale,) or hidden.zero_points != (output.zero_point,):
             raise file.refuse(f"{op} has an output quantized otherwise than its hidden state.")
         cell_scale = file.symmetric_scale(cell)
@@ -245,7 +185,7 @@ class _Chain:
 
         W, W_scale, input_multipliers = self._gates(op, 1, features, x, units)
         R, R_scale, recurrent_multipliers = self._gates(op, 5, units, output, units)
-        biases = [self._bias(op, 12 + g, units) for g in range(4)]
+        biases = [self._bias(operand(file, op, 12 + g, "bias"), units) for g in range(4)]
         for g in range(4):
             self._no_overflow(op, W[g], biases[g], x, input_multipliers[g : g + 1])
             self._no_overflow(op, R[g], None, output, recurrent_multipliers[g : g + 1])
@@ -278,7 +218,7 @@ class _Chain:
         """Four weight matrices of operands first..first + 3 with their scales and multipliers to Q3.12."""
         matrices, scales, multipliers = [], [], []
         for position in range(first, first + 4):
-            tensor = self._operand(op, position, "weights")
+            tensor = operand(self.file, op, position, "weights")
             matrices.append(self.file.constant(tensor, "int8", (units, columns)))
             scale = self.file.symmetric_scale(tensor)
             scales.append(scale)
@@ -289,31 +229,19 @@ class _Chain:
             (multipliers[0], multipliers[1], multipliers[2], multipliers[3]),
         )
 
-    def _bias(self, op: Operator, position: int, units: int) -> BiasArray:
-        dtype = "int32" if self.current.dtype == "int8" else "int64"
-        return self.file.constant(self._operand(op, position, "bias"), dtype, (units,))
+    def _bias(self, tensor: Tensor, units: int) -> BiasArray:
+        return self.file.constant(tensor, "int32" if self.current.dtype == "int8" else "int64", (units,))
 
     def _dense(self, op: Operator) -> list[IntOp]:
-        file = self.file
-        self._inputs_exactly(op, 2, 3)
-        options = file.options(op, "FullyConnectedOptions")
-        fused = options.FusedActivationFunction() if options is not None else _FUSED_NONE
-        if fused not in (_FUSED_NONE, _FUSED_RELU):
-            raise file.refuse(f"{op} has a fused activation other than ReLU, which is not supported.")
-        if options is not None and options.WeightsFormat() != 0:
-            raise file.refuse(f"{op} has shuffled weights, which are not supported.")
-        weights = self._operand(op, 1, "weights")
-        if len(weights.dims) != 2 or min(weights.dims) < 1:
-            raise file.refuse(f"{op} has weights of shape {list(weights.dims)}; [outputs, inputs] is supported.")
-        rows, columns = weights.dims
+        file, x, parts = self.file, self.current, parse_dense(self.file, op)
+        if parts.bias_type not in _BIAS_TYPES[x.dtype]:
+            raise file.refuse(f"{op} has quantized_bias_type {parts.bias_type} for {x.dtype} inputs: not supported.")
+        weights, (rows, columns) = parts.weights, parts.weights.dims
         ops: list[IntOp] = []
-        x = self.current
-        if x.shape[-1] != columns and math.prod(x.shape) == columns:  # FULLY_CONNECTED flattens by itself
+        if parts.flattens:
             flat = QuantizedTensor(x.name, (columns,), x.dtype, x.scale, x.zero_point)
             ops.append(IntReshape(f"{x.name}/flatten", x, flat))
             x = flat
-        if x.shape[-1] != columns:
-            raise file.refuse(f"{op} has {columns} inputs a row but its input tensor has shape {list(x.shape)}.")
         output = self._output(op, (*x.shape[:-1], rows))
         W = file.constant(weights, "int8", (rows, columns))
         file.check_scales(weights)
@@ -323,12 +251,10 @@ class _Chain:
         if any(weights.zero_points):
             raise file.refuse(f"{op} has weights with a zero point other than 0.")
         b: BiasArray = np.zeros(rows, np.int32 if x.dtype == "int8" else np.int64)
-        if len(op.inputs) == 3 and op.inputs[2] >= 0:
-            b = self._bias(op, 2, rows)
+        if parts.bias is not None:
+            b = self._bias(parts.bias, rows)
             if not per_channel:
-                self._bias_scale(op, x, weights, output)
-        elif x.dtype == "int16" and options is not None and options.QuantizedBiasType() == _INT32:
-            raise file.refuse(f"{op} asks for 32-bit accumulators of int16 inputs, which is not supported.")
+                self._bias_scale(op, x, weights, parts.bias, output)
         multipliers = tuple(
             self._multiplier(
                 op,
@@ -337,23 +263,22 @@ class _Chain:
             for s in weights.scales
         )
         self._no_overflow(op, W, b, x, multipliers)
-        act_min = output.zero_point if fused == _FUSED_RELU else output.q_min
+        act_min = output.zero_point if parts.fused == "relu" else output.q_min
         ops.append(IntDense(output.name, x, output, W, b, weights.scales, multipliers, act_min, output.q_max))
         return ops
 
-    def _bias_scale(self, op: Operator, x: QuantizedTensor, weights: Tensor, output: QuantizedTensor) -> None:
+    def _bias_scale(
+        self, op: Operator, x: QuantizedTensor, weights: Tensor, bias: Tensor, output: QuantizedTensor
+    ) -> None:
         """TFLM's own condition on a per-tensor bias: its scale is the product of the others, to 0.02 output steps."""
-        bias = self.file.tensor(op.inputs[2])
         self.file.check_scales(bias)
         if abs(x.scale * weights.scales[0] - bias.scales[0]) / output.scale > 0.02:
             raise self.file.refuse(f"{op} has a bias whose scale is not that of its accumulator.")
 
-    def _unary(
-        self, op: Operator, kind: Literal["softmax", "sigmoid", "tanh", "relu"], beta: float = 1.0
-    ) -> IntActivation:
-        self._inputs_exactly(op, 1)
+    def _unary(self, op: Operator, kind: Literal["softmax", "sigmoid", "tanh", "relu"]) -> IntActivation:
+        check_unary(self.file, op)
         output = self._output(op, self.current.shape)
-        return IntActivation(output.name, kind, self.current, output, beta)
+        return IntActivation(output.name, kind, self.current, output)
 
     def _fixed_output(self, op: Operator, activation: IntActivation, scale: float, zero_point: int) -> None:
         if activation.output.dtype == "int16":
@@ -364,17 +289,15 @@ class _Chain:
             )
 
     def _softmax(self, op: Operator) -> list[IntOp]:
-        options = self.file.options(op, "SoftmaxOptions")
-        beta = float(options.Beta()) if options is not None else 0.0
-        activation = self._unary(op, "softmax", beta)
+        activation = self._unary(op, "softmax")
         self._fixed_output(op, activation, 1 / 256, -128)
-        real = beta * activation.input.scale * 2.0**26
+        real = activation.input.scale * 2.0**26
         in_range = 1.0 < real < 2.0**30
         if activation.input.dtype == "int16":  # 65535 steps shifted left stay inside int32
-            multiplier = self._multiplier(op, lambda: softmax_multiplier(activation.input.scale, beta))
+            multiplier = self._multiplier(op, lambda: softmax_multiplier(activation.input.scale, 1.0))
             in_range = multiplier.m > 0 and multiplier.e <= 15
         if not in_range:
-            raise self.file.refuse(f"{op} has beta {beta:g} and input scale {activation.input.scale:g}, out of range.")
+            raise self.file.refuse(f"{op} has the input scale {activation.input.scale:g}, out of range.")
         if activation.input.shape[-1] > MAX_SOFTMAX_DEPTH:
             raise self.file.refuse(f"{op} has more than {MAX_SOFTMAX_DEPTH} classes.")
         return [activation]
@@ -414,45 +337,12 @@ class _Chain:
             raise self.file.refuse(f"{op} copies data, but its output is quantized otherwise than its input.")
 
     def _last_step(self, op: Operator) -> list[IntOp]:
-        file = self.file
-        self._inputs_exactly(op, 4)
-        options = file.options(op, "StridedSliceOptions")
-        dims = file.tensor(op.inputs[0]).dims
-        begin, end, strides = (
-            file.constant(self._operand(op, p, "bounds"), "int32", (len(dims),)).tolist() for p in (1, 2, 3)
-        )
-        supported = (
-            options is not None
-            and not (options.EllipsisMask() or options.NewAxisMask() or getattr(options, "Offset", bool)())
-            and len(dims) == 3
-            and dims == (1, *self.current.shape)
-            and options.ShrinkAxisMask() == 0b010
-            and strides == [1, 1, 1]
-        )
-        if supported:
-            taken = []
-            for axis, size in enumerate(dims):
-                start = None if options.BeginMask() >> axis & 1 else begin[axis]
-                stop = None if options.EndMask() >> axis & 1 else end[axis]
-                if axis == 1:  # shrunk: begin names the one index
-                    start = 0 if start is None else start
-                    taken.append(range(size)[start : start + 1 or None] if -size <= start < size else range(0))
-                else:
-                    taken.append(range(size)[start:stop])
-            supported = taken == [range(1), range(dims[1] - 1, dims[1]), range(dims[2])]
-        if not supported:
-            raise file.refuse(f"{op} does something else than taking the last time step, which is not supported.")
+        last_step(self.file, op)
         output = self._output(op, (self.current.shape[1],))
         self._same_quantization(op, output)
         return [IntLastStep(output.name, self.current, output)]
 
     def _reshape(self, op: Operator) -> list[IntOp]:
-        self._inputs_exactly(op, 1, 2)
-        raw = self.file.tensor(op.outputs[0])
-        dims = raw.dims
-        shape = dims[1:] if len(dims) > 1 and dims[0] == 1 else dims
-        output = self.file.activation(raw, shape, self.current.dtype)
-        if not shape or (output.shape and math.prod(shape) != math.prod(self.current.shape)):
-            raise self.file.refuse(f"{op} reshapes {list(self.current.shape)} to {list(dims)}: sizes differ.")
+        output = self._output(op, check_reshape(self.file, op))
         self._same_quantization(op, output)
         return [IntReshape(output.name, self.current, output)]

@@ -49,9 +49,9 @@ class RuntimeFiles:
 
 def operators_of(network: IntegerNetwork) -> tuple[str, ...]:
     """The kinds of operators in the model's file, each once. InputError for one that the glue does not register."""
-    from codesign.quantization.flatfile import TfliteFile
+    from codesign.flatfile import TfliteFile
 
-    kinds = tuple(sorted({op.kind for op in TfliteFile(f"{network.name}.tflite", network.content).operators}))
+    kinds = tuple(sorted({op.kind for op in TfliteFile(network.content, f"{network.name}.tflite").operators}))
     missing = [kind for kind in kinds if kind not in _OPERATORS]
     if missing:
         raise InputError(

@@ -39,7 +39,7 @@ def test_agrees_with_the_interpreter(keras_models, name):
 
 
 def test_lstm_that_is_not_fused_is_refused(keras_models):
-    with pytest.raises(InputError, match=r"operator [A-Z_]+ is not supported in a float model"):
+    with pytest.raises(InputError, match=r"LSTM layers are fused|is not supported; supported operators"):
         load_network(keras_models / "tflite-functional.float.tflite")
 
 
@@ -144,19 +144,19 @@ def test_unchanged_round_trip_loads(fixtures, tmp_path):
         (_operand(1, -1), "CIFG"),
         (_operand(9, 15), "peephole"),
         (_operand(16, 7), "projection"),
-        (_operand(20, 15), "layer normalization"),
-        (_operand(13, -1), "missing operands"),
-        (_operand(18, 15), "variable"),
-        (_option(0, "timeMajor", True), "time-major"),
-        (_option(0, "fusedActivationFunction", 1), "other than tanh"),
+        (_operand(20, 15), "layer normalisation"),
+        (_operand(13, -1), "lacks its bias"),
+        (_operand(18, 15), "states of shape"),
+        (_option(0, "timeMajor", True), "time_major True"),
+        (_option(0, "fusedActivationFunction", 1), "another cell activation than tanh"),
         (_option(0, "cellClip", float("nan")), "cell clip"),
         (_option(2, "fusedActivationFunction", 3), "fused activation"),
         (_option(3, "beta", 2.0), "beta"),
-        (_option(1, "shrinkAxisMask", 0), "other than the last time step"),
-        (_last_index(0), "other than the last time step"),
+        (_option(1, "shrinkAxisMask", 0), "else than taking the last time step"),
+        (_last_index(0), "else than taking the last time step"),
         (_weights(0, 2, np.nan), "NaN"),
         (_weights(2, 1, np.inf), "infinite"),
-        (_rename(tflite.BuiltinOperator.ABS), "operator ABS"),
+        (_rename(tflite.BuiltinOperator.ABS), "(ABS)"),
         (lambda model, graph: setattr(graph.tensors[0], "shape", [2, 4, 3]), "batch 1"),
         (lambda model, graph: setattr(graph.tensors[2], "type", tflite.TensorType.INT8), "INT8"),
         (lambda model, graph: graph.operators.pop(), "chain"),

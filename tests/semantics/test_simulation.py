@@ -125,7 +125,7 @@ def test_softmax_is_bit_exact(tmp_path):
         rng = np.random.default_rng(seed)
         classes = int(rng.integers(1, 40))
         chain = Chain((2, classes), float(np.float32(10 ** rng.uniform(-4, 0.6))), int(rng.integers(-128, 128)))
-        network = load(tmp_path, chain.softmax(float(np.float32(rng.uniform(0.1, 2)))).write())
+        network = load(tmp_path, chain.softmax().write())
         q = mixed_inputs(network.input.shape, 250, seed)
         assert mismatches(network, q) == 0
 

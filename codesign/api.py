@@ -160,7 +160,7 @@ def certify(
     if region == "domain" and len(result.regions) == 1:
         result, statement = all_inputs(result, profile_variants(integer_network), data.x, any_length)
     proof = proof_content(result)
-    document = seal(certificate_document(result, chosen.samples, bounds, statement), proof)
+    document = seal(certificate_document(result, chosen.samples, bounds, statement, data), proof)
     if output is not None:
         write_certificate(document, Path(output), proof)
     return document

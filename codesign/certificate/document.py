@@ -20,11 +20,10 @@ from codesign.files import write_atomically
 from codesign.proof.arithmetic import arithmetic_facts
 from codesign.proof.ranges import NAMES
 from codesign.proof.statement import METHODS, conclusions, sentences
-from codesign.quantization import with_profile
+from codesign.quantization import Calibration, with_profile
 from codesign.verification import Certification
 from codesign.verification.affine import Array
 from codesign.verification.all_inputs import AllInputs
-from codesign.verification.results import TIME_LIMIT
 
 SCHEMA_ID = "codesign-certificate-1"
 _MAX_BYTES = 256 << 20
@@ -42,10 +41,12 @@ def certificate_document(
     samples: Sequence[int | None],
     domain: tuple[Array, Array],
     whole: AllInputs | None = None,
+    data: Calibration | None = None,
 ) -> dict[str, Any]:
     """The content of certificate.json. `samples` gives each region's index in the calibration data (None: the domain).
 
     `domain` is the per-feature input range that regions were clipped to; `whole` what is stated of all inputs of it.
+    `data`: the samples and labels that the certificate rests on, named by their hashes.
     """
     c = certification
     options, network = c.options, c.integer_network
@@ -70,6 +71,7 @@ def certificate_document(
             "rule": "clamp(round(x / scale) + zero_point); float32 division, ties away from zero, NaN to zero point",
         },
         "domain": {"lo": domain[0].tolist(), "hi": domain[1].tolist()},
+        "data": None if data is None else data.describe(),
         "method": METHODS[options.method],
         "parameters": {
             "seed": options.seed,
@@ -80,7 +82,7 @@ def certificate_document(
             "time_limit": options.time_limit,
         },
         "criteria": options.criteria.to_json(),
-        "summary": {"not_reached": sum(r.reason == TIME_LIMIT for r in c.regions)},
+        "summary": {},
         "ranges": {name: ranges.to_json() for name, ranges in zip(NAMES, c.ranges, strict=True)},
         "proof": c.proof.to_json(),
         "arithmetic": arithmetic_facts([with_profile(network, profile) for profile in c.profiles]),  # type: ignore[arg-type]

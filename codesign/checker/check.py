@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from codesign.checker.claims import Claims, check_bounds, check_document, check_statuses, read_claims
 from codesign.checker.forms import Box, Symbols
@@ -27,7 +27,7 @@ class CheckResult:
     """`item` is the first bad item, or what cannot be checked; `facts` the number of nonlinear facts derived.
 
     `provers`: how many of the facts each solver has proved, where one was asked. `not_derived`: what the certificate
-    tells besides and was not derived again; no bound, status or verdict rests on it.
+    tells besides and was not derived again; no bound, status or verdict rests on it. `document`: the certificate.
     """
 
     verdict: Literal["valid", "invalid", "cannot check"] = "valid"
@@ -36,6 +36,7 @@ class CheckResult:
     facts: int = 0
     provers: dict[str, int] = field(default_factory=dict)
     not_derived: tuple[str, ...] = ()
+    document: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -64,6 +65,7 @@ def check(
     with concluding() as result:
         claims = read_claims(certificate, float_path, int8_path)
         check_document(claims)
+        result.document = claims.document
         count = result.regions = len(claims.regions)
         together = 1 if claims.second_order else CHUNK
         chunks = [slice(k, min(k + together, count)) for k in range(0, count, together)]

@@ -47,8 +47,9 @@ def read_claims(
     """InputError for files that cannot be read, Invalid for what does not agree, CannotCheck for other `methods`."""
     document, wrong = read_document(certificate)
     demand(not wrong, f"the certificate's schema: {wrong}")
-    if "digest" not in document:
-        raise CannotCheck("a certificate without a digest; certify again with this version")
+    for part in ("digest", "proof_file", "arithmetic"):
+        if document.get(part) is None:
+            raise CannotCheck(f"a certificate without '{part}'; certify again with this version")
     same("digest (the certificate was edited)", document["digest"], digest(document))
     method, regions = document["method"], document["regions"]
     if method not in methods:
@@ -64,11 +65,9 @@ def read_claims(
     real = {"scale": tensor.scale, "zero_point": tensor.zero_point, "minimum": tensor.q_min, "maximum": tensor.q_max}
     stated = document["input_quantization"]
     same("input_quantization", stated, {**stated, **real})
-    if document.get("proof_file") is None:
-        raise CannotCheck("a certificate without a proof file")
     try:
         proof = read(proof_path(certificate), document)
-        boxes = [region_box(region, document["domain"], network.input_shape) for region in regions]
+        boxes = [region_box(region, document["domain"], network.input_shape, real) for region in regions]
     except ValueError as error:
         raise Invalid(str(error)) from None
     same("regions in the proof file", proof.lo.shape, (len(regions), *network.input_shape))
@@ -84,8 +83,6 @@ def read_claims(
 def check_document(claims: Claims) -> None:
     """The stored errors of tables and rescalings are those of an enumeration; criteria, summary and verdict follow."""
     document, proof, nets = claims.document, claims.document["proof"], claims.integers
-    if document.get("arithmetic") is None:
-        raise CannotCheck("a certificate without the enumerated errors of the integer arithmetic")
     counts = proof["proved"] <= proof["checked"] <= proof["obligations"]
     demand(counts, "proof: more obligations proved than checked, or checked than there are")
     derived = {"arithmetic": arithmetic_facts(nets), "ranges": stated_ranges(claims.chains[0], nets[0])}

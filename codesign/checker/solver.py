@@ -9,7 +9,7 @@ attained. Every fact can be kept as an obligation, and proved by a solver as wel
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ class Choices:
         self._steps: list[Any] = proof.header["steps"]
         self._slopes, self._resets, self._states = proof.slopes[rows], proof.resets[rows], proof.states[rows]
         self._step = self._slope = self._reset = self._state = 0
+        self.told: Callable[[int, int], None] | None = None  # gets the states handed out, and all
 
     def slopes(self, kind: str, place: str, units: int) -> list[Array]:
         """One array (B, units) a variable of the plane."""
@@ -69,6 +70,8 @@ class Choices:
         self._state += 6 * units
         if len(self._states) != 1 or self._state > self._states.shape[1]:
             raise Invalid("the proof's states end too early")
+        if self.told is not None:
+            self.told(self._state, self._states.shape[1])
         return self._states[0, self._state - 6 * units : self._state].reshape(6, units)
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from codesign.cli import options as opt
+from codesign.cli.claim_text import claim_text
 
 _PROVERS = click.Choice(["auto", "closed-form", "icp", "dreal"])
 
@@ -25,9 +26,7 @@ def _models(command: opt.F) -> opt.F:
 @click.argument("certificate", type=opt.FILE)
 @_models
 @click.option("--prover", type=_PROVERS, help="Have every nonlinear fact proved by this solver as well (slower).")
-@click.option(
-    "--data", type=opt.FILE, help="Samples that a covered share is about [NAME.calib.npz of the float model]."
-)
+@click.option("--data", type=opt.FILE, help="Samples and labels that it names [NAME.calib.npz of the float model].")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Processes.")
 @opt.as_json
 def check(
@@ -39,7 +38,8 @@ def check(
     jobs: int,
     as_json: bool,
 ) -> None:
-    """Check CERTIFICATE from scratch: derive every bound again and say valid, or invalid with the first bad item.
+    """Check CERTIFICATE from scratch: derive every bound again and say valid, with the claim that was verified, or
+    invalid with the first bad item.
 
     Needs the proof file NAME.proof.npz beside it. Exit codes: 0 valid, 1 invalid or not checkable, 2 bad input.
     """
@@ -47,6 +47,7 @@ def check(
     from codesign.errors import InputError
     from codesign.quantization import default_calibration_path
     from codesign.recheck import check as run
+    from codesign.recheck import claim
 
     if data is None and default_calibration_path(float_model).is_file():
         data = default_calibration_path(float_model)
@@ -56,11 +57,15 @@ def check(
     with Progress(quiet=as_json) as progress:
         result = run(certificate, float_model, int8_model, prover, jobs, progress.stage("check"), data)
     seconds = time.monotonic() - started
+    told = asdict(result)
+    document = told.pop("document")
+    verified = claim(document) if result.verdict == "valid" else None
     if as_json:
-        click.echo(json.dumps({**asdict(result), "seconds": seconds}))
+        click.echo(json.dumps({**told, "claim": verified, "seconds": seconds}))
     else:
         click.echo(f"{result.verdict}: {result.item}" if result.item else result.verdict)
-        if result.verdict == "valid":
+        if verified is not None:
+            click.echo(claim_text(verified))
             click.echo(
                 f"{result.regions} regions, {result.facts} nonlinear facts derived in {seconds:.1f} s"
                 + "".join(f"; {count} proved by {name}" for name, count in sorted(result.provers.items()))

@@ -4,6 +4,6 @@ On top of `codesign.checker`, with which it shares everything but what such cert
 over recorded states instead of zonotopes over recorded slopes.
 """
 
-from codesign.domain_checker.check import check, is_of_domain, read_claims, replay_domain
+from codesign.domain_checker.check import check, read_claims, replay_domain
 
-__all__ = ["check", "is_of_domain", "read_claims", "replay_domain"]
+__all__ = ["check", "read_claims", "replay_domain"]

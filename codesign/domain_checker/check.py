@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,30 @@ from codesign.checker.solver import Choices, Facts
 from codesign.domain_checker.lstm import DomainReplay
 from codesign.domain_checker.statement import check_all_inputs
 from codesign.errors import InputError
-from codesign.proof.statement import ALL_INPUTS_METHOD, parse_document
-from codesign.quantization import load_calibration
+from codesign.network.model import Float32Array
+from codesign.proof.statement import ALL_INPUTS_METHOD
 
 DOMAIN = slice(0, 1)  # the only region
 
 
 def check(
-    certificate: Path, float_path: Path, int8_path: Path, prover: str | None = None, data: Path | None = None
-) -> CheckResult:
-    """As `codesign.checker.check`; `data`: the file with the samples that a covered share is about."""
+    certificate: Path, float_path: Path, int8_path: Path, prover: str | None = None,
+    samples: Float32Array | None = None, on_progress: Callable[[int, int], None] | None = None,
+) -> CheckResult:  # fmt: skip
+    """As `codesign.checker.check`; `samples` (N, T, D): those that a covered share is about. Progress is
+    in numbers of the recorded states."""
     with concluding() as result:
         claims = read_claims(certificate, float_path, int8_path)
         check_document(claims)
-        samples = load_calibration(data, claims.network.input_shape).x if data is not None else None
+        result.document = claims.document
         try:
-            facts, bounds = replay_domain(claims, keep=prover is not None)
+            facts, bounds = replay_domain(claims, prover is not None, on_progress)
             check_regions(claims, DOMAIN, bounds, facts)
             result.not_derived = check_all_inputs(claims, bounds, facts, samples)
         except InputError as error:  # states far from any that a searcher finds
             raise CannotCheck(f"the recorded states: {error}") from None
         result.regions, result.facts, result.provers = 1, facts.count, dict(facts.prove(prover))
     return result
-
-
-def is_of_domain(certificate: Path) -> bool:
-    """Whether a certificate is over a whole domain. InputError for a file that is none."""
-    return "all_inputs" in parse_document(certificate)
 
 
 def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:
@@ -54,9 +52,12 @@ def read_claims(certificate: Path, float_path: Path, int8_path: Path) -> Claims:
     return claims
 
 
-def replay_domain(claims: Claims, keep: bool = False) -> tuple[Facts, Bounds]:
+def replay_domain(
+    claims: Claims, keep: bool = False, on_progress: Callable[[int, int], None] | None = None
+) -> tuple[Facts, Bounds]:
     """Derive the bounds over the domain; `keep` the facts, so that they can be given to solvers as obligations."""
     facts, symbols, network = Facts(Choices(claims.proof, DOMAIN), keep), Symbols(), claims.integers[0]
+    facts.choices.told = on_progress
     stated, lo, hi = claims.document["all_inputs"], claims.proof.lo, claims.proof.hi
     any_length, rates = stated["any_length"], iter(stated["contraction"])
     rows = input_pairs(network, lo, hi, claims.on_grid, symbols)

@@ -16,6 +16,7 @@ from codesign.text import upward
 
 Array = npt.NDArray[np.float64]
 ORDERS = ("top1_above", "topk", "ranking")
+TIME_LIMIT = "time limit"  # the reason of a region that was not reached
 SCHEMA_ID = "codesign-certificate-1"
 CLAIM = (
     "For every float32 input inside a region, the dequantized output of the integer network minus the output "
@@ -59,28 +60,68 @@ def all_inputs_statement(stated: dict[str, Any]) -> str:
 
 
 def region_box(
-    region: dict[str, Any], domain: dict[str, Any], shape: tuple[int, int]
+    region: dict[str, Any], domain: dict[str, Any], shape: tuple[int, int], tensor: dict[str, Any]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(lo, hi), each (T, D): the inputs that a certificate's region means. ValueError where it means none."""
+    """(lo, hi), each (T, D): the inputs that a certificate's region means. ValueError where it means none.
+
+    All that a region says of its shape has to give this very box: its kind, center and radius, the steps it fixes, the
+    quantisation steps of a grid (`tensor`: the certificate's input quantization).
+    """
+    name, kind, first = f"region '{region['id']}'", region["kind"], region["free_from"]
     low, high = (np.asarray(domain[end], dtype=np.float64) for end in ("lo", "hi"))
     if low.shape != (shape[1],) or high.shape != low.shape or not (low <= high).all():
         raise ValueError("domain: not one range a feature")
     center = np.asarray(region["center"], dtype=np.float64)
     if center.shape != tuple(shape):
-        raise ValueError(f"region '{region['id']}': its center has shape {center.shape}")
-    kind, radius, box = region.get("kind", "ball"), region["radius"], region.get("box")
-    if kind == "domain" and radius is None and box is None:  # never a part of it
-        lo, hi = (np.tile(end, (shape[0], 1)) for end in (low, high))
-    elif kind != "domain" and box is not None:
-        lo, hi = (np.asarray(box[end], dtype=np.float64) for end in ("lo", "hi"))
-    elif kind == "ball" and radius is not None and region.get("free_from", 0) == 0:
-        lo = np.minimum(np.maximum(center - radius, low), center)
-        hi = np.maximum(np.minimum(center + radius, high), center)
+        raise ValueError(f"{name}: its center has shape {center.shape}")
+    if not 0 <= first < shape[0]:
+        raise ValueError(f"{name}: no step is free from step {first} on")
+    radius, box = region["radius"], region["box"]
+    told = None if box is None else tuple(np.asarray(box[end], dtype=np.float64) for end in ("lo", "hi"))
+    if told is not None and not (told[0].shape == told[1].shape == center.shape):
+        raise ValueError(f"{name}: its box has shapes {told[0].shape} and {told[1].shape}")
+    if kind == "domain":
+        lo, hi = np.tile(low, (shape[0], 1)), np.tile(high, (shape[0], 1))
+        size, stated = None, None  # never a part of it
+        if first or not (center == 0.5 * (lo + hi)).all():
+            raise ValueError(f"{name}: not the whole domain around its middle")
+    elif kind == "noise" and told is not None:
+        lo, hi = told
+        size, stated = box_radius(center, lo, hi), told
+        if not ((np.minimum(center, low) <= lo) & (lo <= center) & (center <= hi)).all():
+            raise ValueError(f"{name}: its box is no box around its center, clipped to the domain")
+        if not (hi <= np.maximum(center, high)).all() or (lo[:first] < hi[:first]).any():
+            raise ValueError(f"{name}: its box is not clipped to the domain, or not fixed before step {first}")
+    elif kind == "ball" and radius is not None:
+        lo, hi = np.maximum(center - radius, low), np.minimum(center + radius, high)
+        lo, hi = np.minimum(lo, center), np.maximum(hi, center)
+        lo[:first] = hi[:first] = center[:first]
+        size, stated = radius, (lo, hi) if first else None
+    elif kind == "grid" and region["grid_steps"] is not None:
+        scale, zero, steps = tensor["scale"], tensor["zero_point"], region["grid_steps"]
+        q = np.rint(center / scale) + zero
+        reach = np.full(q.shape, float(min(steps, 1 << 16)))
+        reach[:first] = 0.0
+        lo, middle, hi = (
+            scale * (np.clip(q + side * reach, tensor["minimum"], tensor["maximum"]) - zero) for side in (-1, 0, 1)
+        )
+        size, stated = steps * scale, (lo, hi)
+        if not (middle == center).all():
+            raise ValueError(f"{name}: its center is no dequantized input")
     else:
-        raise ValueError(f"region '{region['id']}': neither a ball around its center nor a box nor the domain")
-    if not lo.shape == hi.shape == center.shape or not ((lo <= center) & (center <= hi)).all():
-        raise ValueError(f"region '{region['id']}': its box is no box around its center")
+        raise ValueError(f"{name}: neither a ball around its center nor a box nor the domain")
+    if (kind == "grid") != (region["grid_steps"] is not None):
+        raise ValueError(f"{name}: grid_steps of a region of kind '{kind}'")
+    if radius != size:
+        raise ValueError(f"{name}: the radius {radius} is stated, but it is {size}")
+    if (told is None) != (stated is None) or not np.array_equal(told or (), stated or ()):
+        raise ValueError(f"{name}: its box is not the one of its kind, center and radius")
     return lo, hi
+
+
+def box_radius(center: Array, lo: Array, hi: Array) -> float:
+    """The largest distance of an input of a box from its center."""
+    return float(np.maximum(hi - center, center - lo).max())
 
 
 CLEAR = 1e-9  # float outputs this far apart are so whatever float64 rounding does
@@ -146,6 +187,7 @@ def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "top1_share": share,
         "top1_counted": len(counted),
         "vacuous": sum(r["vacuous"] for r in regions),
+        "not_reached": sum(r["reason"] == TIME_LIMIT for r in regions),
         "top1": {s: sum(r["top1"] == s for r in regions) for s in ("proved", "refuted", "unknown")},
     }
     named = {f"{name}_verdict": value for name, value in verdicts.items()}
@@ -182,7 +224,9 @@ def parse_document(path: Path) -> dict[str, Any]:
     readers: dict[str, Any] = {"parse_constant": _refuse, "parse_float": _number, "parse_int": _integer}
     try:
         document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, **readers)
-    except (OSError, ValueError, RecursionError):
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read ({error.strerror}); name a certificate.json") from None
+    except (ValueError, RecursionError):
         raise InputError(f"'{path}' is not a certificate.json that 'codesign certify' wrote") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA_ID:
         raise InputError(f"'{path}' is not a certificate of schema {SCHEMA_ID}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,23 @@ class Calibration:
 
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.int64] | None
+
+    @property
+    def sha256(self) -> str:
+        """Of the samples: their float32 values, little-endian, in order."""
+        return hashlib.sha256(np.ascontiguousarray(self.x, "<f4").tobytes()).hexdigest()
+
+    @property
+    def labels_sha256(self) -> str | None:
+        """Of the labels, as numbers of 8 bytes, little-endian, after their shape as text; None where there are none."""
+        if self.y is None:
+            return None
+        values = np.ascontiguousarray(self.y, "<f8" if self.y.dtype.kind == "f" else "<i8")
+        return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
+
+    def describe(self) -> dict[str, int | str | None]:
+        """What a certificate says of the data that its regions are around."""
+        return {"samples": len(self.x), "sha256": self.sha256, "labels_sha256": self.labels_sha256}
 
 
 def default_calibration_path(model_path: str | Path) -> Path:

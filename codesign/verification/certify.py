@@ -16,6 +16,7 @@ from codesign.errors import InputError
 from codesign.network.model import FloatNetwork
 from codesign.processes import worker_pool
 from codesign.proof.ranges import output_ranges
+from codesign.proof.statement import TIME_LIMIT
 from codesign.quantization.align import align
 from codesign.quantization.integer import IntegerNetwork
 from codesign.verification.abstract import abstract_lower
@@ -29,7 +30,7 @@ from codesign.verification.propagate import Enclosure, propagate, top1_proved
 from codesign.verification.quadratic_network import require_quadratic, sharpened
 from codesign.verification.regions import Region
 from codesign.verification.relaxation import Recorder
-from codesign.verification.results import TIME_LIMIT, Certification, Options, RegionResult
+from codesign.verification.results import Certification, Options, RegionResult
 from codesign.verification.search import Search, SearchResult, search
 from codesign.verification.trace import published, traces
 from codesign.verification.violations import watches

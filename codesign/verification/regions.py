@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
+from codesign.proof.statement import box_radius
 from codesign.quantization.integer import QuantizedTensor
 from codesign.verification.affine import TINY, UNIT, Array, Box, Form, Pool, combine, up
 from codesign.verification.lstm import Pair
@@ -99,7 +100,7 @@ def noisy(
     if not (np.isfinite(width).all() and (width >= 0).all()):
         raise InputError("the noise has half-widths that are negative or not finite; give numbers of at least 0")
     x, lo, hi = _around(center, np.broadcast_to(width, center.shape), domain, free_from)
-    return Region(name, x, lo, hi, float(width.max()), "noise", free_from)
+    return Region(name, x, lo, hi, box_radius(x, lo, hi), "noise", free_from)
 
 
 def grid_ball(

@@ -23,7 +23,6 @@ from codesign.verification.regions import Region
 from codesign.verification.search import SearchResult
 from codesign.verification.trace import Trace
 
-TIME_LIMIT = "time limit"
 Method = Literal["zonotope", "quadratic"]
 
 

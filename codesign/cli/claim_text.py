@@ -1,0 +1,40 @@
+"""A verified claim (`codesign.recheck.claim`) as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codesign.text import upward
+
+_FEATURES = 6  # ranges that are listed
+
+
+def claim_text(claim: dict[str, Any]) -> str:
+    """What was verified, a line a subject: models, semantics, inputs, bounds, criteria."""
+    regions, bound, data = claim["regions"], claim["bound"], claim["data"]
+    lo, hi = claim["domain"]["lo"], claim["domain"]["hi"]
+    ranges = ", ".join(f"[{low:g}, {high:g}]" for low, high in list(zip(lo, hi, strict=True))[:_FEATURES])
+    kinds = ", ".join(f"{count} of kind {kind}" for kind, count in regions["kinds"].items())
+    small, large = regions["half_width"]["smallest"], regions["half_width"]["largest"]
+    width = f"{large:.6g}" if small == large else f"{small:.6g} to {large:.6g}"
+    fixed = f", up to {regions['fixed_steps']} first steps fixed" if regions["fixed_steps"] else ""
+    named = "none" if data is None else f"{data['samples']} samples, SHA-256 {data['sha256']}"
+    labels = "" if data is None or data["labels_sha256"] is None else f", labels {data['labels_sha256']}"
+    same = claim["same_class"]
+    lines = [
+        "verified claim:",
+        f"  float model  SHA-256 {claim['float_sha256']}",
+        f"  int8 model   SHA-256 {claim['int8_sha256']}",
+        f"  semantics    {', '.join(claim['profiles'])}",
+        f"  data         {named}{labels}",
+        f"  domain       {ranges}{', ...' if len(lo) > _FEATURES else ''}",
+        f"  regions      {kinds}; half-width {width} in input units{fixed}; {regions['counted']} counted",
+        f"  bound        median {upward(bound['median'])}, largest {upward(bound['largest'])}",
+        f"  same class   proved on {same['proved']}, refuted on {same['refuted']}, open on {same['unknown']} regions",
+        *(f"  criterion    {name} {entry['asked']}: {entry['verdict']}" for name, entry in claim["criteria"].items()),
+        f"  verdict      {claim['verdict']}",
+        f"  in words     {claim['claim']}",
+    ]
+    if claim["all_inputs"] is not None:
+        lines.append(f"  all inputs   {claim['all_inputs']}")
+    return "\n".join(lines)

@@ -383,7 +383,8 @@ class UnitRows:
         if self.value_columns:
             generators[:, :, np.concatenate(self.value_columns)] = self.state_v[:, int(difference), :, : self.kv]
         if difference and self.difference_columns:
-            generators[:, :, np.concatenate(self.difference_columns)] = self.state_d[:, 0, :, : self.kd]
+            # A symbol of the difference alone may become one of the float network at a later step: then it is in both.
+            generators[:, :, np.concatenate(self.difference_columns)] += self.state_d[:, 0, :, : self.kd]
         return Form(center, generators, error)
 
 

@@ -1,4 +1,5 @@
-"""One interface to all provers: closed forms and branch and bound in rigorous arithmetic, and dReal."""
+"""One interface to all provers: closed forms and branch and bound in rigorous arithmetic, in batches or one by one, and
+dReal."""
 
 from __future__ import annotations
 
@@ -9,13 +10,17 @@ from functools import partial
 from itertools import chain
 from typing import Literal, get_args
 
+import numpy as np
+
 from codesign.errors import InputError
-from codesign.proof import closed_form, icp
+from codesign.proof import batch, closed_form, icp
 from codesign.proof.dreal_solver import DrealProver, find_dreal
 from codesign.proof.functions import violates
-from codesign.proof.obligation import Obligation
+from codesign.proof.obligation import Kind, Obligation
 
-Prover = Literal["closed-form", "icp", "dreal"]
+Prover = Literal["interval", "closed-form", "icp", "dreal"]
+AUTO = "auto"
+BATCH: Prover = "interval"
 Status = Literal["proved", "refuted", "unknown"]
 
 
@@ -55,6 +60,7 @@ def availability() -> list[Availability]:
         reason, fix = f"python-flint does not load ({error})", "pip install python-flint"
     state = find_dreal()
     return [
+        Availability(BATCH, True, "", ""),
         Availability("closed-form", not reason, reason, fix),
         Availability("icp", not reason, reason, fix),
         Availability("dreal", state.mode is not None, state.reason, state.fix),
@@ -70,23 +76,56 @@ def prove(
 ) -> list[ProofResult]:
     """Decide every obligation, in order; results as in `ProofResult`.
 
-    `prover` is 'closed-form', 'icp', 'dreal', or 'auto': the closed form, then branch and bound for what that
-    leaves unknown. `timeout_s` is per obligation and prover. `on_progress` gets (done, total) after every
-    obligation. With `workers` > 1 the closed form and icp share the work between that many (spawned)
-    processes.
+    `prover` is 'interval' (in batches, `codesign.proof.batch`), 'closed-form', 'icp', 'dreal', or 'auto': the first
+    three, each for what is left unknown by the ones before. `timeout_s` is per obligation and prover.
+    `on_progress` gets (done, total) after every obligation. With `workers` > 1 the closed form and icp share the work
+    between that many (spawned) processes.
 
     Raises InputError for an unknown prover or a timeout that is not positive, MissingToolError for 'dreal'
     where no dReal can be run.
     """
-    if prover not in ("auto", *get_args(Prover)):
+    _check(prover, timeout_s, workers)
+    done = _batched(obligations) if prover in (AUTO, BATCH) else [None] * len(obligations)
+    rest = [o for o, result in zip(obligations, done, strict=True) if result is None]
+    singles = _decide_all(rest, prover, timeout_s, workers)
+    results: list[ProofResult] = []
+    for known in done:
+        results.append(next(singles) if known is None else known)
+        if on_progress is not None:
+            on_progress(len(results), len(obligations))
+    next(singles, None)  # ends a solver's process
+    return results
+
+
+def one_by_one(obligations: Sequence[Obligation], prover: str = AUTO, timeout_s: float = 10.0) -> list[ProofResult]:
+    """As `prove`, of obligations that `codesign.proof.batch` has left open already."""
+    _check(prover, timeout_s, 1)
+    return list(_decide_all(obligations, prover, timeout_s, 1))
+
+
+def _check(prover: str, timeout_s: float, workers: int) -> None:
+    if prover not in (AUTO, *get_args(Prover)):
         raise InputError(f"unknown prover {prover!r}; use auto, {', '.join(get_args(Prover))}")
     if not timeout_s > 0 or workers < 1:
         raise InputError("the timeout has to be positive and there has to be at least one worker")
-    results: list[ProofResult] = []
-    for result in _decide_all(obligations, prover, timeout_s, workers):
-        results.append(result)
-        if on_progress is not None:
-            on_progress(len(results), len(obligations))
+
+
+def _batched(obligations: Sequence[Obligation]) -> list[ProofResult | None]:
+    """What the batch prover proves; it says nothing of the rest."""
+    results: list[ProofResult | None] = [None] * len(obligations)
+    kinds: dict[Kind, list[int]] = {}
+    for k, obligation in enumerate(obligations):
+        kinds.setdefault(obligation.kind, []).append(k)
+    for kind, index in kinds.items():
+        start = time.perf_counter()
+        box = np.array([obligations[k].box for k in index])  # (N, variables, 2)
+        slopes = np.array([obligations[k].slopes for k in index])
+        lo, hi = (np.array([getattr(obligations[k], end) for k in index]) for end in ("lo", "hi"))
+        lower, upper, slope = (list(np.ascontiguousarray(v.T)) for v in (box[:, :, 0], box[:, :, 1], slopes))
+        good = batch.proved(kind, lower, upper, slope, lo, hi)
+        seconds = (time.perf_counter() - start) / len(index)
+        for k in (k for k, proved in zip(index, good, strict=True) if proved):
+            results[k] = ProofResult("proved", BATCH, seconds, "", None)
     return results
 
 
@@ -116,6 +155,8 @@ def _decide_chunk(prover: str, timeout_s: float, obligations: Sequence[Obligatio
 
 def _decide(obligation: Obligation, prover: str, timeout_s: float) -> ProofResult:
     start = time.perf_counter()
+    if prover == BATCH:
+        return ProofResult("unknown", BATCH, 0.0, "not decided in intervals of binary64", None)
     if prover != "icp":
         verdict = closed_form.decide(obligation)
         result = _result(obligation, "closed-form", start, verdict.status, verdict.point, verdict.detail)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from codesign.proof.obligation import Obligation, from_planes
+from codesign.proof import Obligation, Planes, prove_planes
 from codesign.verification.relaxation import RelaxationBatch
 
 ProofMode = Literal["audit", "all", "none"]
@@ -71,26 +71,24 @@ class ProofSummary:
         return result
 
 
+def planes(batches: Sequence[RelaxationBatch]) -> list[Planes]:
+    """The obligations of a run, in order."""
+    return [Planes.of(b.kind, b.place, b.lower, b.upper, b.slopes, b.lo, b.hi) for b in batches if b.kind != "fold"]
+
+
 def obligations(batches: Sequence[RelaxationBatch], picks: npt.NDArray[np.int64] | None = None) -> list[Obligation]:
     """The obligations of a run as objects; `picks` are sorted indices into the run's concatenated planes."""
-    result: list[Obligation] = []
-    start = 0
-    for batch in batches:
-        if batch.kind == "fold":
-            continue
-        size = batch.lo.size
-        index = np.arange(size) if picks is None else picks[(picks >= start) & (picks < start + size)] - start
-        start += size
-        if not len(index):
-            continue
-        lower, upper, slopes = (
-            np.stack([a.reshape(-1)[index] for a in group], axis=1)
-            for group in (batch.lower, batch.upper, batch.slopes)
-        )
-        tags = [f"{batch.place} #{k}" for k in index]
-        result += from_planes(
-            batch.kind, lower, upper, slopes, batch.lo.reshape(-1)[index], batch.hi.reshape(-1)[index], tags
-        )
+    groups = planes(batches)
+    return [o for group in (groups if picks is None else _picked(groups, picks)) for o in group.obligations()]
+
+
+def _picked(groups: Sequence[Planes], picks: npt.NDArray[np.int64]) -> list[Planes]:
+    result, start = [], 0
+    for group in groups:
+        index = picks[(picks >= start) & (picks < start + len(group))] - start
+        start += len(group)
+        if len(index):
+            result.append(group.part(index))
     return result
 
 
@@ -98,27 +96,27 @@ def count(batches: Sequence[RelaxationBatch]) -> int:
     return sum(batch.lo.size for batch in batches if batch.kind != "fold")
 
 
+def drawn(groups: Sequence[Planes], size: int, rng: np.random.Generator) -> list[Planes]:
+    """A uniform sample of `count` obligations, in order."""
+    total = sum(map(len, groups))
+    return _picked(groups, np.sort(rng.choice(total, size=min(size, total), replace=False)))
+
+
 def discharge(
     batches: Sequence[RelaxationBatch], mode: ProofMode, sample: int, prover: str, rng: np.random.Generator
 ) -> ProofSummary:
     """Prove all obligations, a uniform sample of `sample` of them, or none."""
-    total = count(batches)
-    summary = ProofSummary(mode, emitted=total)
-    if mode == "none" or not total:
+    groups = planes(batches)
+    summary = ProofSummary(mode, emitted=count(batches))
+    if mode == "none" or not summary.emitted:
         return summary
-    from codesign.proof import prove
-
-    picks = None if mode == "all" else np.sort(rng.choice(total, size=min(sample, total), replace=False))
-    chosen = obligations(batches, picks)
-    for obligation, result in zip(chosen, prove(chosen, prover=prover), strict=True):
-        summary.checked += 1
-        summary.provers[result.prover] += 1
-        summary.note(result.prover)
-        summary.seconds += result.seconds
-        if result.status == "proved":
-            summary.proved += 1
-        else:
-            summary.failures.append(
-                {"obligation": obligation.to_json(), "status": result.status, "detail": result.detail}
-            )
+    chosen = groups if mode == "all" else drawn(groups, sample, rng)
+    found = prove_planes(chosen, prover)
+    summary.checked, summary.proved, summary.seconds = sum(map(len, chosen)), found.proved, found.seconds
+    for name, times in found.provers:
+        summary.provers[name] += times
+        summary.note(name, times)
+    for obligation, result in found.open:
+        told = {"tag": obligation} if isinstance(obligation, str) else obligation.to_json()
+        summary.failures.append({"obligation": told, "status": result.status, "detail": result.detail})
     return summary

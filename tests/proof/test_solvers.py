@@ -61,9 +61,9 @@ def test_provers_agree_with_the_corpus(corpus, prover):
         assert result.status != ("refuted" if truth else "proved"), obligation
         if result.status == "refuted":
             assert violates(obligation, result.counterexample)
-        if prover != "dreal":
+        if prover not in ("dreal", "interval"):  # which leave what touches its bound
             assert result.status == ("proved" if truth else "refuted"), (obligation, result)
-            assert result.prover == prover
+        assert result.prover == prover
 
 
 @pytest.mark.parametrize(

@@ -114,27 +114,48 @@ def _missing_libraries(binaries: list[str]) -> list[str]:
     return sorted(set(re.findall(r"^\s*(\S+) => not found", listing, flags=re.MULTILINE)))
 
 
+_EXECUTABLE = (
+    "put dReal's Docker image on the PATH, as an executable script named dreal that runs: "
+    'docker run --rm -v /tmp:/tmp dreal/dreal4 dreal "$@"'
+)
+_PPA_RELEASES = ("20.04", "22.04")
+_LIBRARIES = "coinor-libclp1 libnlopt0"
+
+
 def _fix(problem: str) -> str:
-    """What installs dReal, or the libraries that its Python package lacks, on this system."""
-    package = "pip install 'codesign[dreal]' (Python 3.11 or older), and " if "shared lib" not in problem else ""
+    """What makes dReal run on this system: its Python package with the libraries that this lacks, or an executable."""
     if "Python 3.12" in problem:
-        package = "use Python 3.11 with pip install 'codesign[dreal]', and "
+        return f"use Python 3.11 or older with pip install 'codesign[dreal]', or {_EXECUTABLE}"
+    package = "" if "shared lib" in problem else "pip install 'codesign[dreal]', and "
     if sys.platform == "darwin":
         return package + "brew tap robotlocomotion/director && brew install ibex@2.7.4 clp nlopt"
     try:
-        distribution = platform.freedesktop_os_release().get("ID", "")
+        told = platform.freedesktop_os_release()
     except OSError:
-        distribution = ""
-    if distribution == "ubuntu":
+        told = {}
+    system, release = told.get("ID", ""), told.get("VERSION_ID", "")
+    if system == "ubuntu" and release in _PPA_RELEASES:
         return (
-            package + "sudo add-apt-repository ppa:dreal/dreal && sudo apt-get update && "
-            "sudo apt-get install libibex-dev coinor-libclp1 libnlopt0"
+            f"{package}sudo add-apt-repository ppa:dreal/dreal && sudo apt-get update && "
+            f"sudo apt-get install libibex-dev {_LIBRARIES}"
         )
-    return (
-        package + "sudo apt-get install coinor-libclp1 libnlopt0, then build the dReal project's fork of IBEX 2.7.4 "
-        "(dreal-deps/ibex-lib; Debian does not package libibex.so, Ubuntu has it as libibex-dev in ppa:dreal/dreal) "
-        "as a shared library and run ldconfig; or put a dreal executable on the PATH"
-    )
+    if system == "ubuntu":
+        return (
+            f"{_EXECUTABLE}; dReal's PPA has its library for Ubuntu {' and '.join(_PPA_RELEASES)} only, "
+            f"not for {release or 'this one'}"
+        )
+    if system == "debian":
+        return (
+            f"{package}sudo apt-get install {_LIBRARIES}, and copy libibex.so, out of the package libibex-dev for "
+            f"Ubuntu 22.04 of ppa:dreal/dreal (dpkg-deb -x), into {_package_folder()}; or {_EXECUTABLE}"
+        )
+    return _EXECUTABLE
+
+
+def _package_folder() -> str:
+    spec = importlib.util.find_spec("dreal")
+    folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    return folders[0] if folders else "the folder of the Python package dreal"
 
 
 class DrealProver:

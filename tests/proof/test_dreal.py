@@ -185,15 +185,48 @@ def test_doctor_names_the_version_of_the_executable(tmp_path, monkeypatch):
     assert (check.status, check.detail) == ("ok", f"4.21.06.2, the executable {tmp_path / 'dreal'}")
 
 
+LACKS = "the Python package dreal lacks the shared libraries libibex.so"
+NO_WHEEL = "the Python package dreal has no build for Python 3.12 or newer"
+DOCKER = "docker run --rm -v /tmp:/tmp dreal/dreal4"
+
+
 @pytest.mark.parametrize(
-    ("system", "expected"),
-    [("ubuntu", "ppa:dreal/dreal"), ("debian", "IBEX 2.7.4"), ("darwin", "brew install ibex@2.7.4")],
+    ("system", "problem", "expected", "not_told"),
+    [
+        ({"ID": "ubuntu", "VERSION_ID": "20.04"}, LACKS, ["ppa:dreal/dreal", "libibex-dev"], "docker"),
+        ({"ID": "ubuntu", "VERSION_ID": "22.04"}, LACKS, ["ppa:dreal/dreal", "libibex-dev"], "pip install"),
+        ({"ID": "ubuntu", "VERSION_ID": "24.04"}, LACKS, [DOCKER, "20.04 and 22.04 only, not for 24.04"], "apt-get"),
+        ({"ID": "ubuntu", "VERSION_ID": "22.04"}, NO_WHEEL, ["Python 3.11 or older", DOCKER], "ppa"),
+        ({"ID": "debian", "VERSION_ID": "12"}, LACKS, ["copy libibex.so", "dpkg-deb -x", DOCKER], "add-apt-repository"),
+        ({"ID": "fedora", "VERSION_ID": "40"}, LACKS, [DOCKER], "apt-get"),
+        (None, LACKS, [DOCKER], "apt-get"),
+        ("darwin", LACKS, ["brew install ibex@2.7.4"], "docker"),
+    ],
 )
-def test_fix_by_system(monkeypatch, system, expected):
+def test_the_hint_is_right_for_the_system(monkeypatch, system, problem, expected, not_told):
+    def told():
+        if system is None:
+            raise OSError("no os-release here")
+        return {} if system == "darwin" else system
+
     monkeypatch.setattr(sys, "platform", "darwin" if system == "darwin" else "linux")
-    monkeypatch.setattr(dreal_solver.platform, "freedesktop_os_release", lambda: {"ID": system})
-    assert expected in dreal_solver._fix("the Python package dreal lacks the shared libraries libibex.so")
-    assert "pip install" in dreal_solver._fix("the Python package dreal is not installed")
+    monkeypatch.setattr(dreal_solver.platform, "freedesktop_os_release", told)
+    hint = dreal_solver._fix(problem)
+    assert all(words in hint for words in expected)
+    assert not_told not in hint
+    if "Docker" not in hint or "libibex" in hint:
+        assert "pip install 'codesign[dreal]'" in dreal_solver._fix("the Python package dreal is not installed")
+
+
+def test_doctor_tells_the_hint_of_the_system(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(dreal_solver, "_import_problem", lambda *_: LACKS)
+    for release, expected in (("22.04", "add-apt-repository ppa:dreal/dreal"), ("24.04", DOCKER)):
+        system = {"ID": "ubuntu", "VERSION_ID": release}
+        monkeypatch.setattr(dreal_solver.platform, "freedesktop_os_release", lambda told=system: told)
+        check = next(c for c in doctor._provers() if c.name == "dReal")
+        assert check.status == "warning"
+        assert expected in check.fix
 
 
 def test_real_dreal():

@@ -164,7 +164,7 @@ def _dreal_version() -> str:
     from codesign.proof.dreal_solver import find_dreal
 
     state = find_dreal()
-    return f"{state.version}, the executable {state.path}" if state.mode == "executable" else _version("dreal")
+    return f"{state.version}, the executable {state.path}" if state.mode == "executable" else state.version
 
 
 def _install(apt: str, brew: str) -> str:

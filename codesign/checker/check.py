@@ -59,8 +59,8 @@ def check(
     """Check a certificate of regions from scratch against the two model files and the proof file beside it.
 
     Every nonlinear fact is derived with the margins proved in `codesign.proof.bounds`; with a `prover` ('auto',
-    'closed-form', 'icp', 'dreal') each one has to be proved by that solver as well. InputError for files that cannot be
-    read, MissingToolError for a solver that cannot run.
+    'interval', 'closed-form', 'icp', 'dreal') each one has to be proved by that solver as well. InputError for files
+    that cannot be read, MissingToolError for a solver that cannot run.
     """
     with concluding() as result:
         claims = read_claims(certificate, float_path, int8_path)

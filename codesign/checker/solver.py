@@ -16,9 +16,9 @@ import numpy as np
 
 from codesign.checker.forms import UNIT, Array, Box, Flags, Form, affine, gamma, up
 from codesign.checker.result import CannotCheck, Invalid
-from codesign.proof import bounds, curved_bounds, exponentials
+from codesign.proof import Planes, bounds, curved_bounds, exponentials, prove_planes
 from codesign.proof.arithmetic import softmax_range
-from codesign.proof.obligation import VARIABLES, Kind, Obligation, from_planes
+from codesign.proof.obligation import VARIABLES, Kind, Obligation
 from codesign.proof.proof_file import ProofFile
 from codesign.proof.slopes import Polygon
 from codesign.quantization.integer import IntActivation
@@ -245,26 +245,28 @@ class Facts:
             self._kept.append((kind, place, [b.lo for b in box], [b.hi for b in box], slopes, fact))
         return fact
 
+    def planes(self) -> list[Planes]:
+        """The collected facts in order, in arrays; needs `keep`."""
+        return [Planes.of(k, place, lo, hi, slopes, f.lo, f.hi) for k, place, lo, hi, slopes, f in self._kept]
+
     def obligations(self) -> Iterator[Obligation]:
         """The collected facts, one an element; needs `keep`."""
-        for kind, place, lower, upper, slopes, fact in self._kept:
-            lo, hi, slope = (np.stack([a.ravel() for a in group], axis=1) for group in (lower, upper, slopes))
-            tags = [f"{place} #{k}" for k in range(len(lo))]
-            yield from from_planes(kind, lo, hi, slope, fact.lo.ravel(), fact.hi.ravel(), tags)
+        for group in self.planes():
+            yield from group.obligations()
 
     def prove(self, prover: str | None) -> Counter[str]:
         """Have every kept fact proved, if a prover is given; how many by which. Only 'unsat' of the negation counts."""
-        from codesign.proof import prove
-
-        obligations, proved = list(self.obligations()), Counter[str]()
+        proved = Counter[str]()
         if prover is None:
             return proved
-        for obligation, outcome in zip(obligations, prove(obligations, prover), strict=True):
+        found = prove_planes(self.planes(), prover)
+        for stated, outcome in found.open:
+            tag = stated if isinstance(stated, str) else stated.tag
             if outcome.status == "refuted":
-                raise Invalid(f"the fact '{obligation.tag}' is refuted by {outcome.prover}: {outcome.detail}")
-            if outcome.status != "proved":
-                raise CannotCheck(f"the fact '{obligation.tag}' by {outcome.prover}: {outcome.detail}")
-            proved[outcome.prover] += 1
+                raise Invalid(f"the fact '{tag}' is refuted by {outcome.prover}: {outcome.detail}")
+            raise CannotCheck(f"the fact '{tag}' by {outcome.prover}: {outcome.detail}")
+        for name, count in found.provers:
+            proved[name] += count
         return proved
 
 

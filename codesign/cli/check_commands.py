@@ -13,7 +13,7 @@ import click
 from codesign.cli import options as opt
 from codesign.cli.claim_text import claim_text
 
-_PROVERS = click.Choice(["auto", "closed-form", "icp", "dreal"])
+_PROVERS = click.Choice(["auto", "interval", "closed-form", "icp", "dreal"])
 
 
 def _models(command: opt.F) -> opt.F:

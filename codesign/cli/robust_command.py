@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from codesign.cli import options as opt
+from codesign.text import proved_sentence, second_sentence
 
 
 @click.command()
@@ -21,8 +22,8 @@ from codesign.cli import options as opt
     help="Quadratic forms by Frobenius norm, by eigenvalues on a subspace, or by eigenvalues of each.",
 )  # fmt: skip
 @click.option(
-    "--prove", type=click.Choice(["audit", "all", "none"]), default="none", show_default=True,
-    help="Discharge a random sample, all, or none of the proof obligations.",
+    "--prove", type=click.Choice(["audit", "all", "none"]), default="all", show_default=True,
+    help="Prove all proof obligations, a random sample, or none.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--jobs", type=int, default=1, show_default=True, help="Processes; results do not depend on it.")
@@ -73,9 +74,9 @@ def robust(
             f"{total['unknown']} unknown at radius {size:g}; mean logit width {total['mean_logit_width']:.4g}; "
             f"{total['cpu_seconds_per_region']:.2f} s CPU a region"
         )
-        if prove != "none":
-            click.echo(f"proof obligations: {result.proof.proved} of {result.proof.checked} checked were proved")
-    sys.exit(0 if result.count("robust") == len(result.regions) and not result.proof.failures else 1)
+        for sentence in filter(None, (proved_sentence(document["proof"]), second_sentence(document["proof"]))):
+            click.echo(sentence)
+    sys.exit(0 if result.count("robust") == len(result.regions) and result.proof.ok else 1)
 
 
 def _read(model: Path):  # type: ignore[no-untyped-def]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codesign.text import proved_sentence, second_sentence
+
 if TYPE_CHECKING:
     from codesign.doctor import Check
 
@@ -27,13 +29,9 @@ def print_certificate(document: dict[str, Any], written: Path | None = None) -> 
         click.echo(f"region {region['id']}: top-1 equality {region['top1']}{reason}")
     if len(open_regions) > 10:
         click.echo(f"... and {len(open_regions) - 10} more regions without proved top-1 equality")
-    if proof["mode"] == "none":
-        click.echo("NO proof obligation was checked (--prove none): the bounds rest on the verifier alone")
-    else:
-        click.echo(
-            f"proof obligations: {proof['proved']} of {proof['checked']} checked were proved; "
-            f"the bounds rest on {proof['obligations']}"
-        )
+    click.echo(proved_sentence(proof))
+    if proof.get("second"):
+        click.echo(second_sentence(proof))
     kind = "int16" if document["input_quantization"]["maximum"] > 127 else "int8"
     click.echo(
         f"bound on |{kind} - float|: median {summary['bound_median']:.4g}, largest {summary['bound_max']:.4g} over "

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -33,7 +34,7 @@ from codesign.proof.smtlib import PRECISION, DrealAnswer, read_answer, scale_exp
 class DrealState:
     """How dReal can be run: `mode` 'module' or 'executable' (then `path`), or None with `reason` and `fix`.
 
-    `version` is what the executable says of itself, '' for the module.
+    `version` is what the executable says of itself, or the Python package's.
     """
 
     mode: Literal["module", "executable"] | None
@@ -56,7 +57,7 @@ def find_dreal() -> DrealState:
     """Look for a dReal that runs; the import is tried in a child process, since it loads native code."""
     missing = _import_problem(sys.executable, os.environ.get("PYTHONPATH", ""))
     if not missing:
-        return DrealState("module", "", "", "", "")
+        return DrealState("module", "", _package_version(), "", "")
     executable = shutil.which("dreal")
     if not executable:
         return DrealState(None, "", "", f"{missing}; and no dreal executable is on the PATH", _fix(missing))
@@ -64,6 +65,13 @@ def find_dreal() -> DrealState:
     if version:
         return DrealState("executable", executable, version, "", "")
     return DrealState(None, "", "", f"{missing}; and {executable} {problem}", _fix(missing))
+
+
+def _package_version() -> str:
+    try:
+        return metadata.version("dreal")
+    except metadata.PackageNotFoundError:
+        return "of unknown version"
 
 
 @functools.lru_cache(maxsize=4)

@@ -175,7 +175,7 @@ def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     classes = (asked_for.keys() & {*ORDERS}) or ("top1" in asked_for and share > 0)
     if verdict == "proved" and asked_for and not classes and any(r["vacuous"] for r in regions):
         verdict = "vacuous"
-    if verdict == "proved" and proof["proved"] != proof["checked"]:
+    if verdict == "proved" and proof["proved"] != proof["obligations"]:
         verdict = "unknown"
     maxima = [r["bound_max"] for r in regions]
     summary = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from codesign.signoff import domain
 from codesign.signoff.evidence import ORDERS, Evidence, Reader, Region, Status, is_kind
 from codesign.signoff.wording import bound_statements, number, some, top1_notes, upward
+from codesign.text import everything_proved, proved_sentence, second_sentence
 
 if TYPE_CHECKING:
     from codesign.verification import Criteria
@@ -121,28 +122,46 @@ class _Judge(Reader):
         if None in numbers:
             return False
         total, checked, proved = numbers
-        if proved != checked:
-            self.failures.append(f"{checked - proved} of {checked} proof obligations checked were not proved")
-        elif total and not checked:
+        if not proved <= checked <= total:
             self.failures.append(
-                f"none of the {total} proof obligations was checked; certify with --prove audit or all"
+                f"the certificate claims {proved} proved and {checked} checked proof obligations of {total}"
             )
-        elif checked > total:
-            self.failures.append(f"the certificate claims {checked} checked proof obligations of {total}")
-        elif checked < total:
-            share = certificate["proof"].get("unproved_share_95")
-            told = (
-                f"; with 95 % confidence less than {100 * share:.2g} % of them are wrong"
-                if is_kind(share, "number")
-                else ""
-            )
-            self.notes.append(
-                f"{checked:,} of {total:,} proof obligations were drawn at random and proved by a separate "
-                f"prover, the others rest on the verifier's own rigorous arithmetic{told}."
-            )
+            return False
+        proof = certificate["proof"]
+        provers = self.take(certificate, "the certificate", "proof", "provers", kind="table")
+        if provers is None or self.take(certificate, "the certificate", "proof", "mode", kind="text") is None:
+            return False
+        if not all(is_kind(count, "count") for count in provers.values()):
+            self.failures.append("the certificate does not say which provers proved how many obligations")
+            return False
+        if not everything_proved(proof):
+            self.failures.append(proved_sentence(proof))
+            return False
+        self.statements.append(_sentence(proved_sentence(proof)))
+        self._second(certificate)
+        return True
+
+    def _second(self, certificate: Mapping[str, Any]) -> None:
+        """What a solver of its own proved besides, or that none could be run."""
+        if certificate["proof"].get("second") is None:
+            return
+        second = self.take(certificate, "the certificate", "proof", "second", kind="table")
+        counts = [
+            self.take(certificate, "the certificate", "proof", "second", key, kind="count")
+            for key in ("drawn", "proved", "undecided")
+        ]
+        if second is None or None in counts:
+            return
+        if not all(isinstance(second.get(key), str) for key in ("version", "reason")):
+            self.failures.append("the certificate does not say which dReal proved obligations besides")
+            return
+        drawn, proved, undecided = counts
+        if proved + undecided != drawn or (drawn and second["reason"]):
+            self.failures.append("the certificate contradicts itself about what dReal proved besides")
+        elif second["reason"]:
+            self.notes.append(_sentence(second_sentence(certificate["proof"])))
         else:
-            self.statements.append(f"All {total:,} proof obligations were proved by a separate prover.")
-        return bool(proved == checked and (checked > 0 or total == 0) and checked <= total)
+            self.statements.append(_sentence(second_sentence(certificate["proof"])))
 
     def samples(self, hil: Evidence | None, regions: Sequence[Region]) -> None:
         if not isinstance(hil, Mapping):
@@ -406,6 +425,10 @@ class _Judge(Reader):
         )
         self.notes[:0] = notes
         self.statements[:0] = bound_statements(regions) if sound else []
+
+
+def _sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
 
 
 def _positive(value: object) -> bool:

@@ -116,7 +116,8 @@ def all_inputs(
     told = class_margins(domain.enclosure.margins, domain.enclosure.output_margins, classes[0], 0, recorder)
     margin = same_class_margin(domain, recorder) * (1 + 4 * RELATIVE_ROOM) + MARGIN_ROOM
     rng = np.random.default_rng([options.seed, _AUDIT])
-    proof = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng)
+    second = 10 * options.second_sample  # there is one batch only
+    proof = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng, second)
     # The zonotope is about one number of steps, and is left out where it adds nothing: there is less to check then.
     joint = result.trace is not None and options.method == "zonotope" and _adds(result, domain, kept)
     alone = any_length or not joint

@@ -206,7 +206,9 @@ def _certify_batch(task: _Task) -> Batch:
         summary = ProofSummary(options.proof)
         while recorders:
             batches = recorders.pop(0).batches
-            summary.merge(discharge(batches, options.proof, options.audit_sample, options.prover, rng))
+            summary.merge(
+                discharge(batches, options.proof, options.audit_sample, options.prover, rng, options.second_sample)
+            )
             del batches
         results = []
         for k, region in enumerate(task.regions):

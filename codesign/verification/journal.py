@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
@@ -120,15 +119,12 @@ class Journal:
         if body is None:
             return None
         results = [_result(data, region) for data, region in zip(body["results"], regions, strict=True)]
-        proof = {**body["proof"], "provers": Counter(body["proof"]["provers"])}
-        return results, ProofSummary(**proof)
+        return results, ProofSummary.restored(body["proof"])
 
     def put(self, key: str, batch: Batch) -> None:
         """Append one line, on disk when this returns."""
         results, proof = batch
-        body = json.dumps(
-            {"results": [_to_json(r) for r in results], "proof": {**vars(proof), "provers": dict(proof.provers)}}
-        )
+        body = json.dumps({"results": [_to_json(r) for r in results], "proof": proof.state()})
         line = json.dumps({"key": key, "digest": _digest(key, body), "body": body}).encode() + b"\n"
         try:
             while line:

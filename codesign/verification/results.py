@@ -38,8 +38,9 @@ class Options:
     seed: int = 0
     jobs: int = 1
     evaluations: int = 1000
-    proof: ProofMode = "audit"
-    audit_sample: int = 25  # obligations per batch of regions
+    proof: ProofMode = "all"
+    audit_sample: int = 25  # obligations per batch of regions, of an audit
+    second_sample: int = 10  # obligations per batch that dReal proves besides, where it can be run
     prover: str = "auto"
     time_limit: float | None = None
     resume: Path | None = None

@@ -44,8 +44,9 @@ class RobustOptions:
     restarts: int = 2
     seed: int = 0
     jobs: int = 1
-    proof: ProofMode = "none"
+    proof: ProofMode = "all"
     audit_sample: int = 25
+    second_sample: int = 10
     prover: str = "auto"
 
 
@@ -200,7 +201,14 @@ def _certify(task: _Task) -> RobustRegion:
         status = "refuted"
     spent = time.process_time() - cpu
     rng = np.random.default_rng([options.seed, task.sample])
-    proof = discharge(recorder.batches if recorder else [], options.proof, options.audit_sample, options.prover, rng)
+    proof = discharge(
+        recorder.batches if recorder else [],
+        options.proof,
+        options.audit_sample,
+        options.prover,
+        rng,
+        options.second_sample,
+    )
     return RobustRegion(
         task.sample,
         task.label,

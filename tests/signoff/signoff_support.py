@@ -105,7 +105,7 @@ def make_evidence(
     criteria: Criteria | None = None,
     emulated: bool = True,
     spoil: Any = None,
-    proof: Any = "audit",
+    proof: Any = "all",
 ) -> Evidence:
     float_network = api.load(FIXTURES / f"{name}.h5")
     network = api.read(FIXTURES / f"{name}.tflite")
@@ -116,7 +116,7 @@ def make_evidence(
     if labels is not None:
         labels[-2:] = (labels[-2:] + 1) % real.shape[1]
     data = Calibration(x, labels)
-    options = Options(criteria or Criteria(), evaluations=200, proof=proof, audit_sample=10)
+    options = Options(criteria or Criteria(), evaluations=200, proof=proof)
     certificate = api.certify(float_network, network, data, "0.01lsb", certified, options=options)
     steps, features = network.input.shape
     identity = Identity(

@@ -33,7 +33,7 @@ def test_good_evidence_passes(good: Evidence) -> None:
     assert "EMULATED" in result.notes[0]
     assert any("No criterion was asked for" in note for note in result.notes)
     assert any("all 8 samples equal the exact integer reference" in s for s in result.proved)
-    assert any("drawn at random" in note for note in result.notes)
+    assert any("proof obligations were proved" in s for s in result.proved)
 
 
 def test_hardware_is_not_called_emulated() -> None:
@@ -48,9 +48,43 @@ def test_all_obligations_checked_is_stated_as_proved() -> None:
     assert any(s.startswith("All ") and "obligations were proved" in s for s in result.proved)
 
 
+def test_a_drawn_share_of_the_obligations_is_not_enough() -> None:
+    result = judge(make_evidence("tiny", 2, 2, proof="audit"))
+    only_failure(result, "proof obligations were drawn and proved; --prove all")
+    assert not any("differs from the float model" in s for s in result.proved)
+    assert not any("confidence" in s for s in (*result.proved, *result.notes))
+
+
+SECOND = {"prover": "dreal", "version": "4.21", "drawn": 9, "proved": 8, "undecided": 1, "seconds": 1.0, "reason": ""}
+
+
+def test_what_a_second_solver_proved_is_named(good: Evidence) -> None:
+    good.certificate["proof"]["second"] = dict(SECOND)
+    result = judge(good)
+    assert result.verdict == "PASS"
+    (told,) = [s for s in result.proved if "dReal" in s]
+    assert told.startswith("A second solver on its own, dReal 4.21, proved 8 of 9 drawn at random besides")
+    lacking = {**SECOND, "version": "", "drawn": 0, "proved": 0, "undecided": 0, "reason": "no dreal here"}
+    good.certificate["proof"]["second"] = lacking
+    result = judge(good)
+    assert result.verdict == "PASS"
+    assert not any("dReal" in s for s in result.proved)
+    assert any("dReal cannot be run here (no dreal here)" in note for note in result.notes)
+    good.certificate["proof"]["second"] = None
+    assert not any("dReal" in s for s in (*judge(good).proved, *judge(good).notes))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"proved": 9}, {"drawn": 10}, {"reason": "both"}, {"proved": -1}, {"version": None}, {"drawn": "9"}]
+)
+def test_odd_words_about_a_second_solver_fail(good: Evidence, changed: dict[str, Any]) -> None:
+    good.certificate["proof"]["second"] = {**SECOND, **changed}
+    assert judge(good).verdict == "FAIL"
+
+
 def test_unchecked_proofs_fail() -> None:
     result = judge(make_evidence("tiny", 2, 2, proof="none"))
-    only_failure(result, "proof obligations was checked")
+    only_failure(result, "proof obligations was proved")
     assert not any("differs from the float model" in s for s in result.proved)
 
 
@@ -107,7 +141,7 @@ CHANGES: list[tuple[str, Callable[[Evidence], None], str]] = [
     ("stack", lambda e: e.hil["stack"].update(high_water_bytes=8192), "stack"),
     ("no stack", lambda e: e.hil.update(stack=None), "stack"),
     ("quantisation", lambda e: e.hil["summary"].update(quantize_equal=0), "quantises"),
-    ("proof", lambda e: e.certificate["proof"].update(proved=3), "not proved"),
+    ("proof", lambda e: e.certificate["proof"].update(proved=3), "could not be proved"),
     ("more proofs than facts", lambda e: e.certificate["proof"].update(obligations=1), "claims"),
     ("bound", lambda e: e.certificate["regions"][2].update(bound_max=0.0), "contradicts itself"),
     ("range", lambda e: e.certificate["regions"][2]["difference_hi"].__setitem__(0, 99.0), "contradicts itself"),

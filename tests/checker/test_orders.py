@@ -23,7 +23,7 @@ def ordered(tmp_path_factory):
             paths = FIXTURES / f"{name}.h5", FIXTURES / f"{name}.tflite"
             pair = (0, 1) if name != "logits" else CRITERIA["ranking"]
             criteria = Criteria(top1_above=CRITERIA["top1_above"], topk=1 if name != "logits" else 2, ranking=pair)
-            options = Options(criteria, evaluations=300, proof="none")
+            options = Options(criteria, evaluations=300)
             api.certify(
                 api.load(paths[0]), api.read(paths[1]), api.calibration(paths[0]), radius, 3, options=options,
                 output=folder / "certificate.json",

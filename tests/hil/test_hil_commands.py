@@ -35,7 +35,7 @@ MODEL = FIXTURES / "tiny.h5"
 @pytest.fixture(scope="session")
 def certificate() -> dict[str, Any]:
     data = api.calibration(MODEL)
-    options = Options(jobs=1, evaluations=100, proof="none")
+    options = Options(jobs=1, evaluations=100)
     return api.certify(api.load(MODEL), api.read(FIXTURES / "tiny.tflite"), data, samples=4, options=options)
 
 

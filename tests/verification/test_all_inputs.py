@@ -21,7 +21,7 @@ from codesign.verification.domain import covered, enclose_domain
 from codesign.verification.regions import domain_region
 from codesign.verification.same_class import same_class_margin
 
-OPTIONS = Options(proof="none", evaluations=200)
+OPTIONS = Options(evaluations=200)
 
 
 def test_the_statement_and_the_region_agree(pair):
@@ -45,7 +45,7 @@ def test_epsilon_is_judged_by_the_tighter_bound(pair):
     document = api.certify(network, integer, data, region="domain", domain=(-0.05, 0.05), options=OPTIONS)
     bound = document["regions"][0]["bound_max"]
     for epsilon, verdict in ((bound * 1.01, "proved"), (bound * 0.99, "unknown")):
-        options = Options(Criteria(epsilon), proof="none", evaluations=200)
+        options = Options(Criteria(epsilon), evaluations=200)
         again = api.certify(network, integer, data, region="domain", domain=(-0.05, 0.05), options=options)
         assert again["criteria"]["epsilon_verdict"] == verdict
 

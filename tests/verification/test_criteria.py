@@ -20,7 +20,7 @@ from codesign.verification.propagate import propagate
 from codesign.verification.search import Search
 from codesign.verification.violations import hunt, watches
 
-QUICK = Options(evaluations=300, proof="none")
+QUICK = Options(evaluations=300)
 
 
 def softmax(z):

@@ -36,10 +36,11 @@ class MissingToolError(CodesignError):
     exit_code = 3
 
 
-class SoundnessAlarm(CodesignError):  # noqa: N818 - the term of the field, and of the documentation
+class SoundnessAlarm(Exception):  # noqa: N818 - the term of the field, and of the documentation
     """An exact evaluation exceeds a bound that was derived as proved: the bound is wrong, and so may others be.
 
-    Nothing that was derived with it is written. `evidence` is what shows it (inputs, bounds, outputs), as JSON data.
+    Nothing that was derived with it is written. It is no CodesignError: what goes on after one of those, with another
+    method or with the next input, does not go on after this. `evidence` is what shows it: inputs, bounds, outputs.
     """
 
     exit_code = 4

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.errors import InputError
+from codesign.errors import InputError, SoundnessAlarm
 from codesign.files import write_atomically
 from codesign.resources import resource_dir
 
@@ -89,7 +89,7 @@ def partial(target: Path, request: Mapping[str, str], resume: bool) -> Iterator[
     """Begin the deployment to `target`, or, with `resume`, go on with the one that was interrupted, if there is one.
 
     `request` is everything that the result is a function of, as digests by name. The folder is kept where the block is
-    left by an exception once something was certified, and where `publish` is told to keep it.
+    left by an exception once something was certified (but by a SoundnessAlarm), and where `publish` is told to keep it.
     InputError: `target` is something else than a deployment, another run is at work on it, or, with `resume`, the
     interrupted one was asked for something else.
     """
@@ -114,6 +114,8 @@ def partial(target: Path, request: Mapping[str, str], resume: bool) -> Iterator[
         work.output.mkdir(exist_ok=True)
         try:
             yield work
+        except SoundnessAlarm:
+            raise  # nothing is worth going on from
         except BaseException:
             work.kept = work.worth_keeping
             raise

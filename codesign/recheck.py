@@ -13,6 +13,7 @@ from codesign.checker import CannotCheck, CheckResult, Invalid
 from codesign.data_checker import check_data, other_data
 from codesign.errors import InputError
 from codesign.network import load_network
+from codesign.observation import observe
 from codesign.proof.obligation import Obligation
 from codesign.proof.statement import parse_document
 from codesign.quantization import load_calibration, read_integer_network
@@ -25,7 +26,8 @@ def check(
     """Says valid, or invalid with the first bad item; arguments and errors as of the checkers' own `check`.
 
     `data`: the file with the samples and labels that the certificate is about; without it what rests on them is told as
-    not derived, and a share by labels cannot be checked.
+    not derived, and a share by labels cannot be checked. What is valid is then tried on both models: SoundnessAlarm
+    where an exact evaluation contradicts it.
     """
     network, integer = load_network(float_path), read_integer_network(int8_path)
     samples = None if data is None else load_calibration(data, network.input_shape)
@@ -44,6 +46,8 @@ def check(
         result.verdict, result.item = "invalid", str(error)
     except CannotCheck as error:
         result.verdict, result.item = "cannot check", str(error)
+    if result.verdict == "valid":
+        observe(result.document, network, integer)
     return result
 
 

@@ -24,6 +24,7 @@ from codesign.hil.streams import Stream, requests_of, run_stream, stream_failure
 from codesign.hil.target import Target
 from codesign.network.model import FloatNetwork
 from codesign.quantization.integer import ActivationArray, IntegerNetwork
+from codesign.soundness import require_never, require_within
 
 FORMAT = "codesign-hil-1"
 FLAG_CLOCK_FALLBACK = 0x0001
@@ -78,7 +79,8 @@ def cross_check(
     `regions` are mappings with 'sample' (an index into x, or None: holds for every sample), 'output_bound' (one number
     an output, flattened, or None) and 'top1' ('proved', 'refuted' or 'unknown', or None). Returns the content of
     hil.json; what failed is in 'failures', also when the device dies on the way. Raises InputError on inputs that do
-    not fit. A label may be None where an input has none.
+    not fit, and SoundnessAlarm where an output that is bit-exact is not as certified: there is no result then. A label
+    may be None where an input has none.
 
     `streams` are run after the samples, each from the reset state and without another reset (`codesign.hil.streams`).
 
@@ -261,6 +263,9 @@ def _run(
                 **session.record("divergence", index, diverging, _is_divergence)["divergence"],
             }
         value = dequantize(network.output, output)
+        told = _against_region(value, real[index], holds[index], classes)
+        if exact:
+            _require_as_certified(told, value, real[index], x[index], index)
         found.samples.append(
             {
                 "index": index,
@@ -269,7 +274,7 @@ def _run(
                 "float": real[index].tolist(),
                 "bit_exact": exact,
                 "max_error": float(np.max(np.abs(value - real[index]))),
-                **_against_region(value, real[index], holds[index], classes),
+                **told,
                 "count": count,
             }
         )
@@ -323,6 +328,23 @@ def _against_region(
         "within_bound": within,
         "top1": top1,
     }
+
+
+def _require_as_certified(
+    told: Mapping[str, Any], value: npt.NDArray[np.float64], real: npt.NDArray[np.float64], x: npt.NDArray[np.float32],
+    index: int,
+) -> None:  # fmt: skip
+    """SoundnessAlarm where the device computes what it should and the certificate does not hold: it is not at fault."""
+
+    def evidence() -> dict[str, Any]:
+        return {"sample": index, "input": x, "device": value, "float": real, "top1": told["top1"]}
+
+    where = f"sample {index}, bit-exact on the device"
+    if told["bound"] is not None:
+        require_within(f"{where}: |device - float| of an output", np.abs(value - real), told["bound"], evidence)
+    top1 = told["top1"]
+    flipped = top1 is not None and top1["certified"] == "proved" and not top1["equal"]
+    require_never(f"{where}, is of another top-1 class than certified", flipped, evidence)
 
 
 def _judge(found: _Findings, total: int, streams: int) -> None:

@@ -22,6 +22,7 @@ from codesign.hil.session import Recovery, Session
 from codesign.hil.target import Target
 from codesign.network.model import Float32Array, FloatNetwork
 from codesign.quantization.integer import IntegerNetwork
+from codesign.soundness import require_never, require_within
 
 FORMAT = "codesign-soak-1"
 BATCH = 32
@@ -87,7 +88,8 @@ def soak(
     """Cross-check random inputs for `seconds` and give a JSON-ready result with its 'verdict'.
 
     `on_update` is called after every batch. The run ends early when the device dies; KeyboardInterrupt ends it with
-    what was found so far, as 'interrupted'. InputError without regions.
+    what was found so far, as 'interrupted'. InputError without regions; SoundnessAlarm at the first answer that is
+    bit-exact and not as certified.
     """
     if not regions:
         raise InputError("there is no certified region to draw inputs from; give the certificate")
@@ -203,13 +205,16 @@ def _batch(
             status.count_max = max(status.count_max or 0, count)
             status.count_sum += count
         region = regions[chosen[index]]
-        if not np.array_equal(output, reference[index]):
+        exact = bool(np.array_equal(output, reference[index]))
+        if not exact:
             status.mismatches += 1
             _keep_input(status, region, x[index], "not bit-exact")
             if output.shape != reference[index].shape:
                 raise DeviceError(f"the device returned {output.size} outputs instead of {reference[index].size}")
         value = dequantize(network.output, output)
         error = np.abs(value - real[index])
+        if exact:
+            _require_as_certified(region, x[index], value, real[index], classes)
         if not np.all(error <= region.bound):
             status.out_of_bound += 1
             _keep_input(status, region, x[index], "outside the certified bound")
@@ -224,6 +229,22 @@ def _batch(
             status.worst_ratio, status.worst_region = ratio, region.name
         if time.monotonic() >= limit:
             return
+
+
+def _require_as_certified(
+    region: CertifiedRegion, x: Float32Array, value: npt.NDArray[np.float64], real: npt.NDArray[np.float64],
+    classes: int,
+) -> None:  # fmt: skip
+    """SoundnessAlarm where the device computes what it should and the certificate does not hold."""
+
+    def evidence() -> dict[str, Any]:
+        return {"region": region.name, "input": x, "device": value, "float": real}
+
+    where = f"an input of region '{region.name}', bit-exact on the device"
+    require_within(f"{where}: |device - float| of an output", np.abs(value - real), region.bound, evidence)
+    device, wanted = (np.argmax(v.reshape(-1, classes), axis=1) for v in (value, real))
+    flipped = region.top1 == "proved" and not np.array_equal(device, wanted)
+    require_never(f"{where}, is of another top-1 class than certified", flipped, evidence)
 
 
 def _ratio(error: npt.NDArray[np.float64], bound: npt.NDArray[np.float64]) -> float:

@@ -18,6 +18,7 @@ from codesign.hil.protocol import DeviceError, steps_per_request
 from codesign.hil.session import Session
 from codesign.network.model import Float32Array, FloatNetwork
 from codesign.quantization.integer import ActivationArray, IntegerNetwork
+from codesign.soundness import require_never, require_within
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -73,7 +74,8 @@ def run_stream(
     """One stream's record for hil.json (`advance` is called after every request), of steps counted from 0.
 
     'bit_exact', 'within_bound', 'class_certified' and 'class_equal' count steps; 'first_wrong' names the first step
-    whose output is not the reference's. DeviceError where the device does not answer.
+    whose output is not the reference's. DeviceError where the device does not answer, SoundnessAlarm where it is
+    bit-exact and not as certified.
     """
     from codesign.semantics import dequantize, quantize
     from codesign.verification.streams import float_stream, integer_stream
@@ -93,11 +95,22 @@ def run_stream(
     value = dequantize(network.output, output)
     error = np.abs(value - real)
     exact = (output == reference).all(1)
+    correct = np.logical_and.accumulate(exact)  # steps before the first error: the state is the reference's
+
+    def evidence() -> dict[str, Any]:
+        return {"stream": number, "inputs_sha256": stream.digest(), "inputs": stream.x, "margin": stream.margin}
+
+    where = f"a step of stream {number}, bit-exact on the device"
+    if stream.bound is not None and correct.any():
+        worst = error[correct].max(0)
+        require_within(f"{where}: |device - float| of an output", worst, stream.bound, evidence)
     classes = {}
     if stream.margin is not None and output.shape[1] > 1:
         ordered = np.sort(logits, axis=1)
         certified = ordered[:, -1] - ordered[:, -2] > stream.margin
         equal = output.argmax(1) == logits.argmax(1)
+        flipped = bool((correct & certified & ~equal).any())
+        require_never(f"{where}, is of another top-1 class than certified", flipped, evidence)
         classes = {"class_certified": int(certified.sum()), "class_equal": int((certified & equal).sum())}
     return {
         "number": number,

@@ -16,7 +16,8 @@ from codesign.proof.statement import ALL_INPUTS_METHOD, all_inputs_statement, se
 from codesign.quantization.align import align
 from codesign.quantization.integer import ActivationArray, IntegerNetwork
 from codesign.quantization.rescaling import effective_network
-from codesign.semantics import dequantize, quantize
+from codesign.semantics import dequantize, quantize, quantize_input, simulate
+from codesign.soundness import require_never, require_within
 from codesign.verification.affine import Array, Box, require_round_to_nearest
 from codesign.verification.audit import discharge
 from codesign.verification.certify import Certification
@@ -25,7 +26,6 @@ from codesign.verification.domain import DomainEnclosure, covered, enclose_domai
 from codesign.verification.facts import facts
 from codesign.verification.norms import class_margins
 from codesign.verification.propagate import top1_proved
-from codesign.verification.regions import Region
 from codesign.verification.relaxation import Recorder
 from codesign.verification.results import Options, RegionResult
 from codesign.verification.same_class import same_class_margin
@@ -126,15 +126,44 @@ def all_inputs(
     changed = _judged(result, domain, options, kept, told, alone)
     share = None
     if samples is not None and len(samples):
-        exact = evaluate(certification.float_network, samples, logits=True)
+        exact = evaluate(certification.float_network, samples, logits=True).reshape(len(samples), -1)
         inside = ((samples >= result.region.lo) & (samples <= result.region.hi)).all((1, 2))
-        share = covered(domain, exact.reshape(len(samples), -1)) & inside
-    error = stream_error(certification, result.region) if any_length else None
+        share = covered(domain, exact) & inside
+        _observe(certification, changed, samples, exact, inside, share, margin)
+    error = stream_error(certification, changed) if any_length else None
     stated = AllInputs(domain, any_length, margin, share, error, not alone, _digest(samples))
     return (
         replace(certification, regions=(changed,), proof=proof),
         replace(stated, vacuous=says_nothing(stated.to_json(), certification.ranges[0], network.output.shape[-1])),
     )
+
+
+def _observe(
+    certification: Certification, told: RegionResult, samples: npt.NDArray[np.float32], logits: Array, inside: Flags,
+    share: Flags, margin: float,
+) -> None:  # fmt: skip
+    """SoundnessAlarm where a sample of the domain is further off, or of another class, than what is told of all inputs.
+
+    `logits` (N, M): the float network's at the samples; `share` (N,): those whose class is told to be equal.
+    """
+    if not inside.any():
+        return
+    network = certification.integer_network
+    outputs = dequantize(network.output, simulate(network, quantize_input(network, samples))).reshape(len(samples), -1)
+    error = np.abs(outputs - evaluate(certification.float_network, samples).reshape(len(samples), -1))
+    worst = int(np.argmax(np.where(inside[:, None], error - told.bound, -np.inf).max(1)))
+    require_within(
+        "the domain: |integer - float| at a sample", error[worst], told.bound, lambda: {"input": samples[worst]}
+    )
+    if logits.shape[1] == network.output.shape[-1] > 1:
+        ordered = np.sort(logits, axis=1)
+        promised = share | (inside & (ordered[:, -1] - ordered[:, -2] > margin))
+        flipped = promised & (outputs.argmax(1) != logits.argmax(1))
+        require_never(
+            "the domain: a sample is told to keep its class, and the integer network gives another",
+            bool(flipped.any()),
+            lambda: {"input": samples[int(np.argmax(flipped))], "margin": margin},
+        )
 
 
 def _adds(result: RegionResult, domain: DomainEnclosure, kept: dict[str, Flags]) -> bool:
@@ -212,10 +241,19 @@ def _reason(top1: str, epsilon: str | None) -> str:
     return "" if epsilon != "unknown" else "the bound over all inputs is wider than epsilon"
 
 
-def stream_error(certification: Certification, region: Region) -> float:
-    """Largest difference of an output seen on random streams with corners: an observation, not a bound."""
-    rng = np.random.default_rng(certification.options.seed)
-    return float(stream_gap(certification, Box(region.lo[0], region.hi[0]), STREAMS, STREAM_STEPS, rng).max())
+def stream_error(certification: Certification, told: RegionResult) -> float:
+    """Largest difference of an output seen on random streams with corners: an observation, not a bound.
+
+    SoundnessAlarm where it exceeds the bound that is told.
+    """
+    seed, region = certification.options.seed, told.region
+    rng = np.random.default_rng(seed)
+    gap = stream_gap(certification, Box(region.lo[0], region.hi[0]), STREAMS, STREAM_STEPS, rng)
+    require_within(
+        "the domain: |integer - float| in a stream", gap, told.bound,
+        lambda: {"streams": STREAMS, "steps": STREAM_STEPS, "seed": seed, "lo": region.lo[0], "hi": region.hi[0]},
+    )  # fmt: skip
+    return float(gap.max())
 
 
 def stream_gap(certification: Certification, domain: Box, streams: int, steps: int, rng: np.random.Generator) -> Array:

@@ -56,7 +56,7 @@ def certify(
     finished since the last call. Deterministic for a seed, whatever `jobs` is; regions that a time limit leaves out are
     'unknown' with that reason.
     Raises InputError where the two networks do not belong together or cannot be asked the criteria, where there is no
-    region, or where the journal to resume is damaged.
+    region, or where the journal to resume is damaged; SoundnessAlarm where an exact evaluation exceeds a bound.
     """
     if not regions:
         raise InputError("there is no region to certify; give at least one sample")
@@ -212,7 +212,7 @@ def _certify_batch(task: _Task) -> Batch:
             del batches
         results = []
         for k, region in enumerate(task.regions):
-            watching = [w for w in watches(asked, task.float_network) if not kept[w.name][k]]
+            watching = watches(asked, task.float_network)  # those that are proved as well: nothing may violate them
             found = search(task.float_network, task.integer_network, region, rng, options.evaluations, watches=watching)
             lower = abstract_lower(stages, task.integer_network, region, rng)
             result = _judge(region, k, enclosure, bool(proved[k]), classes[k], told[k], found, lower, options, spent)

@@ -172,6 +172,7 @@ def _to_json(result: RegionResult) -> dict[str, Any]:
             "evaluations": found.evaluations,
             "logit_error": found.logit_error,
             "violations": {name: _pack(x) for name, x in found.violations.items()},
+            "float_range": _optional(found.float_range),
         },
         "trace": None
         if trace is None
@@ -196,6 +197,7 @@ def _result(data: dict[str, Any], region: Region) -> RegionResult:
             found["evaluations"],
             found["logit_error"],
             {name: _unpack(x) for name, x in found["violations"].items()},
+            None if found["float_range"] is None else _unpack(found["float_range"]),
         ),
         trace=None
         if trace is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +15,13 @@ from codesign.proof.ranges import Ranges, output_ranges
 from codesign.proof.statement import conclusions
 from codesign.quantization.align import align
 from codesign.quantization.integer import IntegerNetwork
+from codesign.soundness import require_never, require_within
 from codesign.verification.affine import Array
 from codesign.verification.audit import ProofMode, ProofSummary
 from codesign.verification.criteria import ORDER_CRITERIA, Criteria, Status
 from codesign.verification.facts import Facts
 from codesign.verification.regions import Region
-from codesign.verification.search import SearchResult
+from codesign.verification.search import Float32Array, SearchResult
 from codesign.verification.trace import Trace
 
 Method = Literal["zonotope", "quadratic"]
@@ -78,6 +79,34 @@ class RegionResult:
     facts: Facts
     orders: dict[str, Status] = field(default_factory=dict)
     trace: Trace | None = None  # None: the run cannot be replayed
+
+    def __post_init__(self) -> None:
+        """No result exists whose search beats it, whatever method made its bounds: SoundnessAlarm."""
+        found, name = self.found, f"region '{self.region.name}'"
+
+        def evidence(x: Float32Array | None = found.worst) -> dict[str, Any]:
+            told = {key: getattr(self, key) for key in ("lower", "upper", "logit_bound", "output_lo", "output_hi")}
+            box = {"center": self.region.center, "lo": self.region.lo, "hi": self.region.hi}
+            return {"region": {**self.region.describe(), **box}, "input": x, "derived": told}
+
+        require_within(f"{name}: |integer - float| of an output", found.per_output, self.bound, evidence)
+        require_within(f"{name}: |integer - float|", found.error, self.bound.max(), evidence)
+        require_within(
+            f"{name}: |integer - float| before the softmax", found.logit_error, self.logit_bound.max(), evidence
+        )
+        if found.float_range is not None:
+            lowest, highest = found.float_range
+            require_within(f"{name}: minus a float output", -lowest, -self.output_lo, evidence)
+            require_within(f"{name}: a float output", highest, self.output_hi, evidence)
+        broken = dict(found.violations)
+        if found.disagreement is not None:
+            broken["top1"] = found.disagreement
+        for criterion, status in {**self.orders, "top1": self.top1}.items():
+            require_never(
+                f"{name}: criterion {criterion} was derived to hold, and an exact evaluation violates it",
+                status == "proved" and criterion in broken,
+                partial(evidence, broken.get(criterion)),
+            )
 
     @property
     def bound(self) -> Array:

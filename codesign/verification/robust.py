@@ -22,6 +22,7 @@ from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm
 from codesign.processes import in_order
 from codesign.quantization import Calibration
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm, IntReshape
+from codesign.soundness import require_never, require_within
 from codesign.verification.affine import Array, Box, require_round_to_nearest
 from codesign.verification.audit import ProofMode, ProofSummary, discharge
 from codesign.verification.gradient import input_gradient
@@ -66,6 +67,14 @@ class RobustRegion:
     seconds: float
     cpu_seconds: float
     proof: ProofSummary
+
+    def __post_init__(self) -> None:
+        """No ball is robust in which another class was found: SoundnessAlarm."""
+        require_never(
+            f"sample {self.sample}: class {self.label} was derived to hold, and an exact evaluation finds another",
+            self.status == "robust" and self.counterexample is not None,
+            lambda: {"input": self.counterexample, "class": self.label, "margin": self.margin},
+        )
 
     @property
     def width(self) -> float:
@@ -193,12 +202,16 @@ def _certify(task: _Task) -> RobustRegion:
     if isinstance(task.network, IntegerNetwork):
         lower, upper, margins = _integer_bounds(task, lower, upper, margins, recorder)
     margin = float(margins.min())
-    status: Status = "robust" if margin > _EXACT else "unknown"
-    attack, found = _attack(task)
-    if found is not None:
-        if status == "robust":
-            raise ArithmeticError("a certified class was refuted by an exact evaluation: the bound is unsound")
-        status = "refuted"
+    attack, found, nearest = _attack(task)
+    status: Status = "robust" if margin > _EXACT else "unknown" if found is None else "refuted"
+    if isinstance(task.network, FloatNetwork):
+        where = f"sample {task.sample}: "
+        at = evaluate(task.network, np.stack([nearest, task.region.center]), logits=True)
+        require_within(
+            f"{where}minus a margin of its class", _EXACT - attack, 2 * _EXACT - margin, lambda: {"input": nearest}
+        )
+        require_within(f"{where}a logit", at, upper + _EXACT, lambda: {"input": nearest})
+        require_within(f"{where}minus a logit", -at, _EXACT - lower, lambda: {"input": nearest})
     spent = time.process_time() - cpu
     rng = np.random.default_rng([options.seed, task.sample])
     proof = discharge(
@@ -269,8 +282,9 @@ def _integer_bounds(
     return low - 1e-12 * np.abs(low), high + 1e-12 * np.abs(high), shifted
 
 
-def _attack(task: _Task) -> tuple[float, Array | None]:
-    """Projected sign-gradient descent on every margin: (smallest float margin attained, a counterexample)."""
+def _attack(task: _Task) -> tuple[float, Array | None, Array]:
+    """Projected sign-gradient descent on every margin: (smallest float margin attained, a counterexample, where the
+    margin is smallest)."""
     region, options = task.region, task.options
     rng = np.random.default_rng([options.seed, task.sample, 1])
     classes = evaluate(task.twin, region.center[None], logits=True).shape[1]
@@ -279,7 +293,7 @@ def _attack(task: _Task) -> tuple[float, Array | None]:
     weights[:, task.label] = 1.0
     weights[np.arange(len(rivals)), rivals] = -1.0
     size = region.hi - region.lo
-    best, found = np.inf, None
+    best, found, nearest = np.inf, None, region.center
     for restart in range(options.restarts):
         x = np.repeat(region.center[None], len(rivals), axis=0)
         if restart:
@@ -289,13 +303,15 @@ def _attack(task: _Task) -> tuple[float, Array | None]:
                 x - 0.5 * 0.85**step * size * np.sign(input_gradient(task.twin, x, weights)), region.lo, region.hi
             )
             logits = evaluate(task.twin, x, logits=True)
-            best = min(best, float((logits * weights).sum(1).min()))
+            margins = (logits * weights).sum(1)
+            if margins.min() < best:
+                best, nearest = float(margins.min()), x[int(margins.argmin())]
             wrong = _wrong(task, x, logits)
             if wrong is not None and found is None:
                 found = wrong
         if found is not None:
             break
-    return best, found
+    return best, found, nearest
 
 
 def _wrong(task: _Task, x: Array, logits: Array) -> Array | None:

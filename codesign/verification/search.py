@@ -31,7 +31,7 @@ class SearchResult:
     `error`: largest |integer - float| over all outputs, at `worst` (T, D). `per_output`: largest for each output.
     `disagreement`: an input on which both networks choose another class, if one was found. `evaluations`: exact ones.
     `logit_error`: |integer - float| before a final softmax at `worst` and at the center. `violations`: an input for
-    each order criterion that was refuted.
+    each order criterion that was violated. `float_range`: smallest and largest of each float output, (2, outputs).
     """
 
     error: float
@@ -41,6 +41,7 @@ class SearchResult:
     evaluations: int
     logit_error: float = 0.0
     violations: dict[str, Float32Array] = field(default_factory=dict)
+    float_range: Array | None = None
 
 
 class _Region:
@@ -100,6 +101,7 @@ class Search:
         self.worst = self.region.center
         self.error = -1.0
         self.per_output: Array | None = None
+        self.float_range: Array | None = None
         self.disagreement: Float32Array | None = None
         self.watches: Sequence[Watch] = ()
 
@@ -120,6 +122,11 @@ class Search:
             self.error, self.worst = float(top[best]), x[best]
         worst = errors.max(0)
         self.per_output = worst if self.per_output is None else np.maximum(self.per_output, worst)
+        rows = exact.reshape(len(x), -1)
+        ends = np.stack([rows.min(0), rows.max(0)])
+        if self.float_range is not None:
+            ends = np.stack([np.minimum(ends[0], self.float_range[0]), np.maximum(ends[1], self.float_range[1])])
+        self.float_range = ends
         if self.disagreement is None:
             differ = (exact.argmax(-1) != integer.argmax(-1)).reshape(len(x), -1).any(1)
             if differ.any():
@@ -196,6 +203,7 @@ class Search:
             self.evaluations,
             self._logit_error(),
             violations,
+            self.float_range,
         )
 
     def _logit_error(self) -> float:

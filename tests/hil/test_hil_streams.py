@@ -12,7 +12,7 @@ import pytest
 from fake_device import FakeDevice
 from hil_support import Model, load_model, need_emulator
 
-from codesign.errors import InputError
+from codesign.errors import InputError, SoundnessAlarm
 from codesign.hil import Device, Recovery, Stream, Target, cross_check, open_target, validate_result
 from codesign.hil.protocol import MAX_PAYLOAD, steps_per_request
 from codesign.semantics import dequantize, quantize
@@ -91,13 +91,13 @@ def test_a_wrong_step_is_found_and_named(tiny: Model) -> None:
     assert "first at step 40, output 1" in failure
 
 
-def test_a_bound_that_one_step_exceeds_fails(tiny: Model) -> None:
+def test_a_bound_that_one_step_exceeds_is_an_alarm(tiny: Model) -> None:
     x = inputs(tiny)
     bound = errors(tiny, x).max(0)
     bound[0] = np.nextafter(bound[0], 0)
-    with FakeDevice(tiny.integer) as fake:
-        result = run(fake, tiny, [Stream(x, bound)])
-    assert result["failures"] == [f"1 of {STEPS} steps of stream 0 are outside the certified bound"]
+    with FakeDevice(tiny.integer) as fake, pytest.raises(SoundnessAlarm, match="stream 0, bit-exact") as caught:
+        run(fake, tiny, [Stream(x, bound)])
+    np.testing.assert_array_equal(caught.value.evidence["inputs"], x)
 
 
 def test_a_class_that_is_certified_and_differs_fails(tiny: Model) -> None:

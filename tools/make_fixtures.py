@@ -1,6 +1,6 @@
 """Remakes tests/fixtures: small random Keras 2 models, their calibration data, int8 and int16 .tflite files.
 
-Run it from the repository's root: python tools/make_fixtures.py [--only-int16]
+Run it from the repository's root: python tools/make_fixtures.py [--only-int16] [NAME ...]
 """
 
 import os
@@ -33,24 +33,44 @@ MODELS = {
         lambda: [L.LSTM(6, return_sequences=True), L.TimeDistributed(L.Dense(4, activation="softmax"))],
     ),
     "acts": ((5, 3), lambda: [L.LSTM(6), L.Dense(5, activation="tanh"), L.Dense(4, activation="sigmoid")]),
+    # TFLM's own mnist_lstm example, smaller: longer than the converter's cell clip of 10.
+    "flatten": (
+        (12, 3),
+        lambda: [L.LSTM(4, return_sequences=True), L.Flatten(), L.Dense(3, activation="softmax")],
+    ),
+    "reshaped": (
+        (6, 3),
+        lambda: [
+            L.LSTM(4, return_sequences=True),
+            L.Reshape((3, 8)),
+            L.LSTM(5, return_sequences=True),
+            L.TimeDistributed(L.Dense(4, activation="relu")),
+            L.Reshape((2, 6)),
+            L.Dense(3),
+            L.Flatten(),
+            L.Dense(3),
+        ],
+    ),
 }
 
 
-def make_int16() -> None:
+def make_int16(names: list[str]) -> None:
     """NAME.int16.tflite from NAME.h5 and NAME.tflite."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from codesign.network import load_network
     from codesign.quantization import read_integer_network, to_int16
 
-    for name in MODELS:
+    for name in names:
         path = Path("tests/fixtures", name)
         content = to_int16(read_integer_network(path.with_suffix(".tflite")), load_network(path.with_suffix(".h5")))
         path.with_suffix(".int16.tflite").write_bytes(content)
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     out = "tests/fixtures"
     for index, (name, (shape, layers)) in enumerate(MODELS.items()):
+        if name not in names:
+            continue
         rng = np.random.default_rng(index)
         model = keras.Sequential([L.Input(shape), *layers()])
         model.set_weights(
@@ -76,6 +96,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--only-int16"]:
-        main()
-    make_int16()
+    chosen = [argument for argument in sys.argv[1:] if argument != "--only-int16"] or list(MODELS)
+    if "--only-int16" not in sys.argv:
+        main(chosen)
+    make_int16(chosen)

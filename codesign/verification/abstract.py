@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Union
 
 import numpy as np
 
 from codesign.network.evaluation import activate
-from codesign.quantization.align import ActivationStage, DenseStage, LstmStage, Stage
+from codesign.quantization.align import ActivationStage, DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.quantization.integer import IntegerNetwork
 from codesign.verification import head, rounding
 from codesign.verification.affine import Array, Box
-from codesign.verification.lstm_noise import layer_weights
+from codesign.verification.lstm_noise import LstmNoise
 from codesign.verification.regions import Region, reachable_inputs
 
 
@@ -50,8 +51,9 @@ class _Lstm:
 
     def __init__(self, stage: LstmStage, steps: int, particles: int, rng: np.random.Generator) -> None:
         op, self.last_only = stage.int_op, stage.last_only
-        self.w = layer_weights(stage.float_layer, op)
-        H = self.units = stage.float_layer.units
+        model = LstmNoise(stage.float_layer, op)
+        self.w, H = model.weights, model.units
+        self.units = H
         cell = 2.0**op.cell_shift
         e_c = cell * sum(rounding.requantization_error(m) for m in (op.forget_multiplier, op.input_gate_multiplier))
         e_h = op.output.scale * rounding.requantization_error(op.hidden_multiplier)
@@ -68,14 +70,17 @@ class _Lstm:
         self.e_t = noise(np.full(H, tau_c[0]), np.full(H, tau_c[1]))
         self.e_h = noise(np.full(H, -e_h), np.full(H, e_h))
         self.noises = [self.e_z, self.e_s, self.e_c, self.e_t, self.e_h]
-        self.hidden_range = rounding.tensor_range(op.output)
+        self.hidden_range, self.cell_range = model.hidden_limit, model.cell_limit
+        clip = stage.float_layer.cell_clip or np.inf
+        self.float_range = (-clip, clip)
 
     def forward(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Float input x and integer input y, (P, T, D) each -> hidden sequences (P, T, H)."""
+        """Float input x and integer input y, (P, T, D) each -> hidden sequences (P, T, H), or (P, 1, H) of the last."""
         w = self.w
         self.x_trace = self._run(x, w.W.value, w.R.value, w.b, False)
         self.y_trace = self._run(y, w.W_int.value, w.R_int.value, w.b_int, True)
-        return self.x_trace[0], self.y_trace[0]
+        kept = slice(-1, None) if self.last_only else slice(None)
+        return self.x_trace[0][:, kept], self.y_trace[0][:, kept]
 
     def _run(self, x: Array, W: Array, R: Array, b: Array, noisy: bool) -> tuple[Array, list[tuple[Array, ...]]]:
         H = self.units
@@ -95,18 +100,24 @@ class _Lstm:
             previous, c = c, f * c + i * g
             if noisy:
                 c = c + self.e_c.value[:, t]
+            limits = self.cell_range if noisy else self.float_range
+            free = ((c >= limits[0]) & (c <= limits[1])).astype(np.float64)
+            c = np.clip(c, *limits)
             squashed = np.tanh(c)
             used = squashed + self.e_t.value[:, t] if noisy else squashed
             h = o * used
             if noisy:
                 h = np.clip(h + self.e_h.value[:, t], *self.hidden_range)
             hidden[:, t] = h
-            saved.append((clean, i, f, g, o, previous, squashed, used))
+            saved.append((clean, i, f, g, o, previous, squashed, used, free))
         return hidden, saved
 
     def backward(self, grad_x: Array, grad_y: Array) -> tuple[Array, Array]:
-        """Gradients at both hidden sequences (P, T, H) -> at both inputs; fills the noises' gradients."""
+        """Gradients at both outputs of `forward` -> at both inputs; fills the noises' gradients."""
         w = self.w
+        if self.last_only:
+            steps = self.x_trace[0].shape[1] - 1
+            grad_x, grad_y = (np.pad(grad, ((0, 0), (steps, 0), (0, 0))) for grad in (grad_x, grad_y))
         return (
             self._back(self.x_trace[1], grad_x, w.W.value, w.R.value, False),
             self._back(self.y_trace[1], grad_y, w.W_int.value, w.R_int.value, True),
@@ -117,10 +128,10 @@ class _Lstm:
         dh, dc = np.zeros_like(grad[:, 0]), np.zeros_like(grad[:, 0])
         out = np.empty((*grad.shape[:2], W.shape[1]))
         for t in range(grad.shape[1] - 1, -1, -1):
-            s, i, f, g, o, previous, squashed, used = saved[t]
+            s, i, f, g, o, previous, squashed, used, free = saved[t]
             dh = dh + grad[:, t]
             dt = dh * o
-            dc = dc + dt * (1 - squashed**2)
+            dc = (dc + dt * (1 - squashed**2)) * free
             ds = np.concatenate([dc * g, dc * previous, dc * i, dh * used], axis=1)
             slope = s * (1 - s)
             slope[:, 2 * H : 3 * H] = 1 - s[:, 2 * H : 3 * H] ** 2
@@ -141,6 +152,7 @@ class _Dense:
         matrix, self.b_int, _, noise = head.effective_dense(stage.int_op)
         self.W_int = matrix.value
         self.noise = _Noise.of(np.tile(-noise, (rows, 1)), np.tile(noise, (rows, 1)), particles, rng)
+        self.noises = [self.noise]
 
     def forward(self, x: Array, y: Array) -> tuple[Array, Array]:
         self.u, self.v = x @ self.W.T + self.b, y @ self.W_int.T + self.b_int + self.noise.value
@@ -151,6 +163,52 @@ class _Dense:
             grad_x, grad_y = grad_x * (self.u > 0), grad_y * (self.v > 0)
         self.noise.grad = grad_y
         return grad_x @ self.W, grad_y @ self.W_int
+
+
+class _Reshape:
+    """Row-major, to `rows` rows; the values of the last axis make one."""
+
+    def __init__(self, before: tuple[int, int], after: tuple[int, int]) -> None:
+        self.before, self.after = before, after
+        self.noises: list[_Noise] = []
+
+    def forward(self, x: Array, y: Array) -> tuple[Array, Array]:
+        return x.reshape(len(x), *self.after), y.reshape(len(y), *self.after)
+
+    def backward(self, grad_x: Array, grad_y: Array) -> tuple[Array, Array]:
+        return grad_x.reshape(len(grad_x), *self.before), grad_y.reshape(len(grad_y), *self.before)
+
+
+_Layer = Union[_Lstm, _Dense, _Reshape]
+
+
+def _shapes(stages: Sequence[Stage], before: tuple[int, int]) -> list[tuple[int, int]]:
+    """(rows, values of a row) in front of each stage, and at the end; `before` is that of the input."""
+    shapes = [before]
+    for stage in stages:
+        rows, width = shapes[-1]
+        if isinstance(stage, LstmStage):
+            rows, width = 1 if stage.last_only else rows, stage.float_layer.units
+        elif isinstance(stage, DenseStage):
+            width = stage.float_layer.W.shape[0]
+        elif isinstance(stage, ReshapeStage):
+            rows, width = rows * width // stage.shape[-1], stage.shape[-1]
+        shapes.append((rows, width))
+    return shapes
+
+
+def _layers(
+    stages: Sequence[Stage], shapes: Sequence[tuple[int, int]], particles: int, rng: np.random.Generator
+) -> list[_Layer]:
+    layers: list[_Layer] = []
+    for stage, before, after in zip(stages, shapes, shapes[1:], strict=False):
+        if isinstance(stage, LstmStage):
+            layers.append(_Lstm(stage, before[0], particles, rng))
+        elif isinstance(stage, DenseStage):
+            layers.append(_Dense(stage, before[0], particles, rng))
+        elif isinstance(stage, ReshapeStage):
+            layers.append(_Reshape(before, after))
+    return layers
 
 
 def abstract_lower(
@@ -165,30 +223,14 @@ def abstract_lower(
 
     None for chains with an elementwise activation of their own, which is not modelled here.
     """
-    chain: list[LstmStage | DenseStage] = []
-    for stage in stages:
-        if isinstance(stage, LstmStage | DenseStage):
-            chain.append(stage)
-        elif isinstance(stage, ActivationStage) and stage.kind != "softmax":
-            return None
-    steps = region.lo.shape[0]
-    rows = steps
-    outputs = 0
-    for stage in chain:
-        if isinstance(stage, LstmStage):
-            rows, outputs = (1 if stage.last_only else rows), stage.float_layer.units
-        else:
-            outputs = stage.float_layer.W.shape[0]
+    if any(isinstance(stage, ActivationStage) and stage.kind != "softmax" for stage in stages):
+        return None
+    steps, features = region.lo.shape
+    shapes = _shapes(stages, (steps, features))
+    rows, outputs = shapes[-1]
     total = rows * outputs
     particles = total * restarts * 2
-    layers: list[_Lstm | _Dense] = []
-    rows = steps
-    for stage in chain:
-        if isinstance(stage, LstmStage):
-            layers.append(_Lstm(stage, steps, particles, rng))
-            rows = 1 if stage.last_only else rows
-        else:
-            layers.append(_Dense(stage, rows, particles, rng))
+    layers = _layers(stages, shapes, particles, rng)
     x = _Noise.of(region.lo, region.hi, particles, rng)
     half = np.full(region.lo.shape, 0.0 if region.kind == "grid" else 0.5 * network.input.scale)
     dx = _Noise.of(-half, half, particles, rng)
@@ -199,25 +241,13 @@ def abstract_lower(
         u, v = x.value, np.clip(x.value + dx.value, grid.lo, grid.hi)
         for layer in layers:
             u, v = layer.forward(u, v)
-            if isinstance(layer, _Lstm) and layer.last_only:
-                u, v = u[:, -1:], v[:, -1:]
         reached = (weights * (v - u)).sum((1, 2)).reshape(restarts, 2, total)
         best = np.maximum(best, reached.max((0, 1)))
         grad_x, grad_y = -weights, weights
         for layer in reversed(layers):
-            if isinstance(layer, _Lstm) and layer.last_only:
-                shape = (particles, steps, grad_x.shape[-1])
-                grad_x, grad_y = (_last(g, shape) for g in (grad_x, grad_y))
             grad_x, grad_y = layer.backward(grad_x, grad_y)
         x.grad, dx.grad = grad_x + grad_y, grad_y
         rate = 1.0 if iteration < iterations // 3 else 0.5 if iteration < 2 * iterations // 3 else 0.25
-        noises = [n for layer in layers for n in (layer.noises if isinstance(layer, _Lstm) else [layer.noise])]
-        for noise in (x, dx, *noises):
+        for noise in (x, dx, *(n for layer in layers for n in layer.noises)):
             noise.step(rate)
     return best
-
-
-def _last(grad: Array, shape: tuple[int, ...]) -> Array:
-    full = np.zeros(shape)
-    full[:, -1:] = grad
-    return full

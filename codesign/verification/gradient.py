@@ -9,7 +9,7 @@ import numpy as np
 
 from codesign.network import evaluate_layers, without_final_softmax
 from codesign.network.evaluation import activate
-from codesign.network.model import Activation, ActivationKind, Dense, FloatNetwork, Lstm
+from codesign.network.model import Activation, ActivationKind, Dense, FloatNetwork, Lstm, Reshape
 from codesign.verification.affine import Array
 
 
@@ -28,7 +28,7 @@ def input_gradient(network: FloatNetwork, x: Array, weights: Array) -> Array:
             grad = (grad * _slope(layer.activation, z)) @ layer.W.astype(np.float64)
         elif isinstance(layer, Activation):
             grad = grad * _slope(layer.kind, value)
-        else:
+        elif isinstance(layer, Reshape):
             grad = grad.reshape(value.shape)
     return grad
 
@@ -61,9 +61,11 @@ def _lstm(layer: Lstm, x: Array, grad: Array) -> Array:
         g = np.tanh(z[:, 2 * H : 3 * H])
         previous = c
         c = f * c + i * g
+        free = (np.abs(c) <= layer.cell_clip) if layer.cell_clip else np.ones_like(c, dtype=bool)
+        c = np.where(free, c, np.sign(c) * layer.cell_clip)
         squashed = np.tanh(c)
         h = o * squashed
-        saved.append((i, f, g, o, previous, squashed))
+        saved.append((i, f, g, o, previous, squashed, free))
     at_step = np.zeros((batch, steps, H))
     if layer.return_sequences:
         at_step += grad
@@ -72,9 +74,9 @@ def _lstm(layer: Lstm, x: Array, grad: Array) -> Array:
     out = np.empty_like(x, dtype=np.float64)
     dh, dc = np.zeros((batch, H)), np.zeros((batch, H))
     for t in range(steps - 1, -1, -1):
-        i, f, g, o, previous, squashed = saved[t]
+        i, f, g, o, previous, squashed, free = saved[t]
         dh = dh + at_step[:, t]
-        dc = dc + dh * o * (1 - squashed**2)
+        dc = (dc + dh * o * (1 - squashed**2)) * free
         dz = np.concatenate(
             [dc * g * i * (1 - i), dc * previous * f * (1 - f), dc * i * (1 - g * g), dh * squashed * o * (1 - o)],
             axis=1,

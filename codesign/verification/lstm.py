@@ -18,7 +18,7 @@ import numpy as np
 
 from codesign.network.model import Lstm
 from codesign.quantization.integer import IntLstm
-from codesign.verification import relaxation, rounding
+from codesign.verification import relaxation
 from codesign.verification.affine import RESET, UNIT, Array, Box, Form, Matrix, Pool, gamma, product_box, up
 from codesign.verification.lstm_noise import GATE_LIMIT, LstmNoise
 from codesign.verification.relaxation import Recorder
@@ -219,7 +219,7 @@ class LstmPropagation(LstmNoise):
         both = product.value_box.rows(0) + product.value_box.rows(1)
         own = rows.box(new, sums[:, 0])
         box = own.meet(both.lo, both.hi)
-        float_clip = self._float_clip(box)
+        float_clip = self.float_clip(box)
         if float_clip is not None:
             new = combined([(1.0, new)], float_clip.mid).with_symbol(NEW_CELL, float_clip.rad)
             own = rows.box(new, sums[:, 0])
@@ -258,13 +258,6 @@ class LstmPropagation(LstmNoise):
         self.pool.resets.append(wide)
         size = up(np.where(wide, box.mag, own.mag) + 8 * UNIT * (np.abs(form.center) + box.mag))
         return form.replaced(wide, box, slot) if wide.any() else form, size
-
-    def _float_clip(self, box: Box) -> Box | None:
-        """What a float model's own cell clipping changes, where it can act at all."""
-        limit = self.layer.cell_clip
-        if not limit or not (box.mag > limit).any():
-            return None
-        return rounding.saturation_error(box, -limit, limit)
 
     def _squash(self, rows: UnitRows, cell: _UnitPair, place: str) -> _UnitPair:
         """tanh of the cell and its difference."""

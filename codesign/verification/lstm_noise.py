@@ -137,6 +137,13 @@ class LstmNoise:
         # a saturated part can leave the interval of the exact sum
         return clip.widen(self.cell_rounding), _clipped(total + clip, *self.cell_limit)
 
+    def float_clip(self, cell: Box) -> Box | None:
+        """What the float model's own cell clip changes of the new cell, where it can act at all."""
+        limit = self.layer.cell_clip
+        if not limit or not (cell.mag > limit).any():
+            return None
+        return rounding.saturation_error(cell, -limit, limit)
+
     def hidden_noise(self, product: Box) -> tuple[Box, Box]:
         """(noise, reach) of the new hidden state from the exact product output * tanh."""
         total = product.widen(self.hidden_rounding)

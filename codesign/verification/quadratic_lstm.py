@@ -180,8 +180,14 @@ class QuadraticLstm:
         new = value.close(none, self.symbols)
         exact = product_box(f.value_box, c.value_box) + product_box(i.value_box, g.value_box)
         box = new.box.meet(exact.lo, exact.hi)
+        cut = base.float_clip(box)
+        if cut is not None:
+            new = combine([(1.0, new)], [], cut, self.symbols, _VALUES, slack=True)
+            box = (box + cut).meet(-base.layer.cell_clip, base.layer.cell_clip)
         new = reset_wide(new, box, self.symbols, slack=True)
         noise, reach = base.cell_noise([product_box(x.integer_box, y.integer_box) for x, y in ((f, c), (i, g))])
+        if cut is not None:
+            noise = noise + Box(-cut.hi, -cut.lo)
         difference = change.close(noise, self.symbols, "second-order differences: cell")
         gap = reach + Box(-box.hi, -box.lo)
         d_box = difference.box.meet(gap.lo, gap.hi)

@@ -55,8 +55,6 @@ def refusal(stages: Sequence[Stage], steps: int, free_inputs: int, inputs: int) 
     `free_inputs`: how many input values are free in a region, of `inputs`.
     """
     for stage in stages:
-        if isinstance(stage, LstmStage) and stage.float_layer.acting_clip(steps):
-            return f"layer '{stage.float_layer.name}' clips its cell state in the float model"
         if isinstance(stage, ActivationStage) and stage.kind not in ("softmax", "relu"):
             return f"there is a {stage.kind} layer after the LSTMs"
     units = [stage.float_layer.units for stage in stages if isinstance(stage, LstmStage)]

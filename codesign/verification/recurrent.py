@@ -1,32 +1,35 @@
 """One float network as a recurrent chain, and its affine forms over a region: the float half of the verifier.
 
-`Recurrent` is the shape that single-network robustness handles: LSTM layers, then dense layers without nonlinearity
-(merged into one readout of the last hidden state). `zonotope` propagates affine forms through it and gives boxes for
-every gate input and cell state, logits, and margins.
+`Recurrent` is the shape that single-network robustness handles: LSTM layers, then reshapes and dense layers without
+nonlinearity (merged into one readout of the last hidden state, or of all of them). `zonotope` propagates affine forms
+through it and gives boxes for every gate input and cell state, logits, and margins.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Union
 
 import numpy as np
 
 from codesign.errors import InputError
 from codesign.network import without_final_softmax
 from codesign.network.model import Activation, Dense, FloatNetwork, Lstm, Reshape
-from codesign.verification import relaxation
+from codesign.verification import relaxation, rounding
 from codesign.verification.affine import UNIT, Array, Box, Form, Matrix, Pool, combine, linear, product_box, up
 from codesign.verification.relaxation import Recorder
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One LSTM layer: W (4H, D), R (4H, H), b (4H,), gates in the order i, f, c, o."""
+    """One LSTM layer: W (4H, D), R (4H, H), b (4H,), gates in the order i, f, c, o; its cell's clip (0: none)."""
 
     name: str
     W: Array
     R: Array
     b: Array
+    clip: float = 0.0
 
     @property
     def units(self) -> int:
@@ -35,7 +38,10 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Recurrent:
-    """`cells` on every step, then logits V h + v of the last hidden state; V, v known up to `V_slack`, `v_slack`."""
+    """`cells` on every step, then logits V h + v of the last layer's hidden states; V, v up to `V_slack`, `v_slack`.
+
+    V (M, read * H): h are the states after the last `read` steps, one after the other.
+    """
 
     cells: tuple[Cell, ...]
     steps: int
@@ -48,54 +54,83 @@ class Recurrent:
     def classes(self) -> int:
         return int(self.V.shape[0])
 
+    @property
+    def read(self) -> int:
+        return int(self.V.shape[1]) // self.cells[-1].units
+
+    @property
+    def unclipped(self) -> Recurrent:
+        """The same network without cell clips: another function, unless none of them can act."""
+        return replace(self, cells=tuple(replace(cell, clip=0.0) for cell in self.cells))
+
+
+_Linear = Union[Dense, Reshape]
+
 
 def recurrent(network: FloatNetwork) -> Recurrent:
     """The network as a `Recurrent`. InputError where a layer is outside of what robustness certification handles."""
     cells: list[Cell] = []
-    readout: list[Dense] = []
+    head: list[_Linear] = []
     for layer in without_final_softmax(network):
-        if isinstance(layer, Lstm) and not readout:
-            if layer.acting_clip(network.input_shape[0]):
-                raise InputError(f"layer '{layer.name}' clips its cell state, which 'codesign robust' does not model")
-            weights = (a.astype(np.float64) for a in (layer.W, layer.R, layer.b))
-            W, R, b = weights
-            cells.append(Cell(layer.name, W.reshape(-1, layer.features), R.reshape(-1, layer.units), b.reshape(-1)))
-        elif isinstance(layer, Dense) and cells and layer.activation in ("linear", "softmax"):
-            readout.append(layer)
-        elif not (isinstance(layer, Activation) and layer.kind == "linear") and not _is_flat(layer):
+        if isinstance(layer, Lstm) and not head:
+            W, R, b = (a.astype(np.float64) for a in (layer.W, layer.R, layer.b))
+            W, R = W.reshape(-1, layer.features), R.reshape(-1, layer.units)
+            cells.append(Cell(layer.name, W, R, b.reshape(-1), layer.acting_clip(network.input_shape[0])))
+        elif cells and (isinstance(layer, Reshape) or (isinstance(layer, Dense) and layer.activation == "linear")):
+            head.append(layer)
+        elif not (isinstance(layer, Activation) and layer.kind == "linear"):
             raise InputError(
-                f"layer '{layer.name}' is not supported by 'codesign robust': it takes LSTM layers followed by dense "
-                "layers without nonlinearity, and a softmax"
+                f"layer '{layer.name}' is not supported by 'codesign robust': it takes LSTM layers one after the "
+                "other, then Flatten, Reshape and dense layers without nonlinearity, and a softmax"
             )
     lstms = [layer for layer in network.layers if isinstance(layer, Lstm)]
-    if not cells or not readout or lstms[-1].return_sequences:
-        raise InputError(
-            "'codesign robust' needs an LSTM that gives its last step, and a dense layer of classes after it"
-        )
-    V, v = readout[0].W.astype(np.float64), readout[0].b.astype(np.float64)
-    size, offset = np.abs(V), np.abs(v)
-    for dense in readout[1:]:
-        W, b = dense.W.astype(np.float64), dense.b.astype(np.float64)
-        V, v = W @ V, W @ v + b
-        size, offset = np.abs(W) @ size, np.abs(W) @ offset + np.abs(b)
-    lost = 0.0 if len(readout) == 1 else 8.0 * UNIT * sum(d.W.shape[1] + 4 for d in readout)
-    if V.shape[0] < 2:
+    if not cells or not any(isinstance(layer, Dense) for layer in head):
+        raise InputError("'codesign robust' needs an LSTM, and a dense layer of classes after it")
+    steps = network.input_shape[0]
+    shape = (steps, cells[-1].units) if lstms[-1].return_sequences else (cells[-1].units,)
+    return Recurrent(tuple(cells), steps, *_readout(head, shape))
+
+
+def _readout(head: Sequence[_Linear], shape: tuple[int, ...]) -> tuple[Array, Array, Array, Array]:
+    """(V, v, and how far the real ones can be from them) of reshapes and dense layers on values of `shape`.
+
+    A dense layer acts on every row. InputError where the outputs are not one row of at least two classes.
+    """
+    rows = []
+    for layer in head:
+        rows.append(int(np.prod(shape[:-1])))
+        shape = layer.shape if isinstance(layer, Reshape) else (*shape[:-1], layer.W.shape[0])
+    classes = shape[-1]
+    if int(np.prod(shape)) != classes:
+        raise InputError(f"the network gives outputs of shape {shape}: 'codesign robust' certifies one class a sample")
+    if classes < 2:
         raise InputError("the network has a single output: there is no class to certify")
-    return Recurrent(tuple(cells), network.input_shape[0], V, v, lost * size, lost * offset)
-
-
-def _is_flat(layer: object) -> bool:
-    return isinstance(layer, Reshape) and len(layer.shape) == 1
+    V, v = np.eye(classes), np.zeros(classes)
+    size, offset = V, v
+    terms, count = 0, 0
+    for layer, n in zip(reversed(head), reversed(rows), strict=True):
+        if isinstance(layer, Dense):
+            W, b = layer.W.astype(np.float64), layer.b.astype(np.float64)
+            parts, sizes = (a.reshape(classes, n, -1) for a in (V, size))
+            v, offset = v + parts.sum(1) @ b, offset + sizes.sum(1) @ np.abs(b)
+            V, size = (parts @ W).reshape(classes, -1), (sizes @ np.abs(W)).reshape(classes, -1)
+            terms, count = terms + n + W.shape[0] + 4, count + 1
+    lost = 0.0 if count == 1 else 8.0 * UNIT * terms  # the identity times one matrix is that matrix
+    return V, v, lost * size, lost * offset
 
 
 @dataclass(frozen=True, eq=False)
 class Enclosure:
-    """Boxes of one region, (1, n) each: `gates[t][l]` and `cells[t][l]`; `logits`; `margins` (M, M)."""
+    """Boxes of one region, (1, n) each: `gates[t][l]` and `cells[t][l]`; `logits`; `margins` (M, M).
+
+    `clipped`: whether a cell's clip may act.
+    """
 
     gates: list[list[Box]]
     cells: list[list[Box]]
     logits: Box
     margins: Box
+    clipped: bool
 
 
 def zonotope(net: Recurrent, lo: Array, hi: Array, recorder: Recorder | None = None) -> Enclosure:
@@ -108,6 +143,8 @@ def zonotope(net: Recurrent, lo: Array, hi: Array, recorder: Recorder | None = N
     hidden, states = list(zero), [(form, form.box) for form in zero]
     gates: list[list[Box]] = []
     cells: list[list[Box]] = []
+    read: list[Form] = []
+    clipped = False
     for t in range(net.steps):
         x = inputs.rows(slice(t * features, (t + 1) * features))
         gates.append([])
@@ -116,11 +153,17 @@ def zonotope(net: Recurrent, lo: Array, hi: Array, recorder: Recorder | None = N
             z = linear([(matrices[index][0], x), (matrices[index][1], hidden[index])], cell.b)
             gates[t].append(z.box)
             where = f"{cell.name}[{t}]"
-            hidden[index], states[index] = _step(z, states[index], cell.units, pool, where, recorder)
+            hidden[index], states[index], cut = _step(z, states[index], cell, pool, where, recorder)
+            clipped = clipped or cut
             cells[t].append(states[index][1])
             x = hidden[index]
-    out = linear([(Matrix(net.V, net.V_slack), hidden[-1])], net.v, net.v_slack)
-    return Enclosure(gates, cells, out.box, _margins(out))
+        if t >= net.steps - net.read:
+            read.append(hidden[-1])
+    H = net.cells[-1].units
+    parts = [slice(k * H, (k + 1) * H) for k in range(net.read)]
+    terms = [(Matrix(net.V[:, p], net.V_slack[:, p]), h) for p, h in zip(parts, read, strict=True)]
+    out = linear(terms, net.v, net.v_slack)
+    return Enclosure(gates, cells, out.box, _margins(out), clipped)
 
 
 def _margins(out: Form) -> Box:
@@ -133,8 +176,10 @@ def _margins(out: Form) -> Box:
 
 
 def _step(
-    z: Form, state: tuple[Form, Box], units: int, pool: Pool, where: str, recorder: Recorder | None
-) -> tuple[Form, tuple[Form, Box]]:
+    z: Form, state: tuple[Form, Box], layer: Cell, pool: Pool, where: str, recorder: Recorder | None
+) -> tuple[Form, tuple[Form, Box], bool]:
+    """The new hidden state, the new cell with its box, and whether its clip may act."""
+    units, clip = layer.units, layer.clip
     functions = (
         ("sigmoid", "input gate"),
         ("sigmoid", "forget gate"),
@@ -146,8 +191,13 @@ def _step(
         for k, (name, label) in enumerate(functions)
     )
     cell = _sum_of_products([(f, state, f"{where} forget * cell"), (i, g, f"{where} input * gate")], pool, recorder)
+    acts = bool(clip and (cell[1].mag > clip).any())
+    if acts:
+        cut = rounding.saturation_error(cell[1], -clip, clip)
+        new = combine([(1.0, cell[0])], cut.mid, cut.rad, pool, "cell clip")
+        cell = new, (cell[1] + cut).meet(-clip, clip)
     squashed = _activated("tanh", cell[0], cell[1], pool, f"{where} cell tanh", recorder)
-    return _sum_of_products([(o, squashed, f"{where} output * tanh")], pool, recorder)[0], cell
+    return _sum_of_products([(o, squashed, f"{where} output * tanh")], pool, recorder)[0], cell, acts
 
 
 def _activated(

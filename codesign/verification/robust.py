@@ -18,7 +18,7 @@ import numpy as np
 
 from codesign.errors import InputError
 from codesign.network import evaluate
-from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm
+from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm, Reshape
 from codesign.processes import in_order
 from codesign.quantization import Calibration
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, IntLstm, IntReshape
@@ -26,7 +26,7 @@ from codesign.soundness import require_never, require_within
 from codesign.verification.affine import Array, Box, require_round_to_nearest
 from codesign.verification.audit import ProofMode, ProofSummary, discharge
 from codesign.verification.gradient import input_gradient
-from codesign.verification.recurrent import Recurrent, recurrent, zonotope
+from codesign.verification.recurrent import Enclosure, Recurrent, recurrent, zonotope
 from codesign.verification.regions import Region, ball, input_domain
 from codesign.verification.relaxation import Recorder
 from codesign.verification.second_order import Mode, SecondOrder
@@ -241,16 +241,37 @@ def float_bounds(
     net: Recurrent, region: Region, label: int, mode: Mode, recorder: Recorder | None = None
 ) -> tuple[Array, Array, Array]:
     """(lower, upper) of the logits, and lower bounds of logit_label - logit_k over all rivals k, in order."""
-    first = zonotope(net, region.lo, region.hi, recorder)
     rivals = [k for k in range(net.classes) if k != label]
-    second = SecondOrder(net, region.lo, region.hi, mode, first, recorder)
+    first, second = _enclosed(net, region, mode, recorder)
+    known = first.margins.lo[label][rivals]
+    if second is None:
+        return first.logits.lo[0], first.logits.hi[0], known
     V = np.concatenate([net.V, net.V[label] - net.V[rivals]])
     v = np.concatenate([net.v, net.v[label] - net.v[rivals]])
     V_slack = np.concatenate([net.V_slack, net.V_slack[label] + net.V_slack[rivals]]) + 2.0**-52 * np.abs(V)
     v_slack = np.concatenate([net.v_slack, net.v_slack[label] + net.v_slack[rivals]]) + 2.0**-52 * np.abs(v)
     box = second.functionals(V, v, V_slack, v_slack).box
     logits = Box(box.lo[: net.classes], box.hi[: net.classes]).meet(first.logits.lo[0], first.logits.hi[0])
-    return logits.lo, logits.hi, np.maximum(box.lo[net.classes :], first.margins.lo[label][rivals])
+    return logits.lo, logits.hi, np.maximum(box.lo[net.classes :], known)
+
+
+def _enclosed(
+    net: Recurrent, region: Region, mode: Mode, recorder: Recorder | None
+) -> tuple[Enclosure, SecondOrder | None]:
+    """Affine forms, and second-order bounds unless a cell's clip may act.
+
+    Second-order bounds do not model clips. Where the cells of the network without clips are proved to stay within
+    them after every step, no clip acts from the first step on, and both networks are the same function there.
+    """
+    plain = net.unclipped
+    own = None if recorder is None else Recorder()
+    first = zonotope(plain, region.lo, region.hi, own)
+    second = SecondOrder(plain, region.lo, region.hi, mode, first, own)
+    if any(cell.clip and (size > cell.clip).any() for cell, size in zip(net.cells, second.cell_size, strict=True)):
+        return zonotope(net, region.lo, region.hi, recorder), None
+    if recorder is not None and own is not None:
+        recorder.batches += own.batches
+    return first, second
 
 
 def _integer_bounds(
@@ -338,11 +359,11 @@ def _inward(region: Region, x: Any) -> Any:
 
 def float_twin(network: IntegerNetwork) -> FloatNetwork:
     """The float network of an integer network's dequantized weights (float32)."""
-    ops = [op for op in network.ops if not isinstance(op, IntReshape)]
+    ops = network.ops
     layers: list[Layer] = []
     for index, op in enumerate(ops):
         if isinstance(op, IntLstm):
-            following = ops[index + 1] if index + 1 < len(ops) else None
+            following = next((v for v in ops[index + 1 :] if not isinstance(v, IntReshape)), None)
             W_scale, R_scale = np.array(op.W_scale)[:, None, None], np.array(op.R_scale)[:, None, None]
             last = type(following).__name__ == "IntLastStep"
             b = (op.b * (op.input.scale * np.array(op.W_scale)[:, None])).astype(np.float32)
@@ -350,13 +371,15 @@ def float_twin(network: IntegerNetwork) -> FloatNetwork:
             layers.append(Lstm(op.name, W, R, b, not last))
         elif isinstance(op, IntDense):
             scale = np.broadcast_to(op.W_scale, (op.W.shape[0],))
-            following = ops[index + 1] if index + 1 < len(ops) else None
+            following = next((v for v in ops[index + 1 :] if not isinstance(v, IntReshape)), None)
             fused = op.act_min == op.output.zero_point
             relu = fused and not (isinstance(following, IntActivation) and following.kind == "relu")
             W, b = (op.W * scale[:, None]).astype(np.float32), (op.b * (op.input.scale * scale)).astype(np.float32)
             layers.append(Dense(op.name, W, b, "relu" if relu else "linear"))
         elif isinstance(op, IntActivation):
             layers.append(Activation(op.name, op.kind))
+        elif isinstance(op, IntReshape):
+            layers.append(Reshape(op.name, op.output.shape))
     shape = (int(network.input.shape[0]), int(network.input.shape[1]))
     return FloatNetwork(network.name, shape, tuple(layers), network.sha256, "dequantized")
 

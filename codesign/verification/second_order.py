@@ -125,6 +125,9 @@ class SecondOrder:
         self.left, self.right = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         self.pairs = np.zeros((0, 0))
         self.longest = lo.size + 8 * max(c.units for c in net.cells) + 64 * net.steps * len(net.cells)
+        if net.read > 1:
+            self.longest += net.V.shape[1]
+        self.cell_size = [np.zeros(cell.units) for cell in net.cells]  # largest |c| after any step
         self.hidden_size = [[np.zeros(cell.units)] for cell in net.cells]
         self.placed: list[list[tuple[_Placed, _Placed, _Placed]]] = []
         self._propagate(first)
@@ -151,6 +154,7 @@ class SecondOrder:
                 out = self._place(o, new, True, f"{where} output * tanh")
                 self.placed[t][index] = (forget, write, out)
                 self.hidden_size[index].append(np.minimum(1.0, new.box.mag))
+                self.cell_size[index] = np.maximum(self.cell_size[index], new.box.mag)
                 cells[index] = new
 
     def _zero(self, units: int) -> Node:
@@ -235,14 +239,17 @@ class SecondOrder:
         self.pairs = pairs
 
     def _back(self, t: int, layer: int, gates: Array | None, cell: Array | None, hidden: Array | None) -> _Rows:
-        """Expand rows given on the gate inputs, the cells or the hidden state of (step t, layer) down to the input."""
+        """Expand rows given on the gate inputs or the cells of (step t, layer), or on the hidden states of that layer
+        after the last steps up to t (rows, steps, H), down to the input."""
         count = len(next(a for a in (gates, cell, hidden) if a is not None))
         zero = np.zeros(count)
         rows = _Rows(zero, zero, zero, np.zeros((count, self.scale.size)))
         on_hidden: list[Array | None] = [None] * len(self.net.cells)
         on_cell: list[Array | None] = [None] * len(self.net.cells)
-        on_hidden[layer], on_cell[layer] = hidden, cell
+        on_cell[layer] = cell
         for step in range(t, -1, -1):
+            if hidden is not None and t - step < hidden.shape[1]:
+                on_hidden[layer] = _plus(on_hidden[layer], hidden[:, -1 - (t - step)])
             top = layer if step == t else len(self.net.cells) - 1
             for index in range(top, -1, -1):
                 given = gates if (step, index) == (t, layer) else None
@@ -415,10 +422,10 @@ class SecondOrder:
         return largest_eigenvalue(core) + lost + left_out
 
     def functionals(self, V: Array, v: Array, V_slack: Array, v_slack: Array) -> Bounds:
-        """Bounds of V h + v for the last hidden state h, V (n, H) and v (n,) known up to slacks."""
-        last = len(self.net.cells) - 1
-        rows = self._back(self.net.steps - 1, last, None, None, V)
-        size = self.hidden_size[last][-1]
+        """Bounds of V h + v for the hidden states h that are read, V (n, read * H) and v (n,) known up to slacks."""
+        last, read = len(self.net.cells) - 1, self.net.read
+        rows = self._back(self.net.steps - 1, last, None, None, V.reshape(len(V), read, -1))
+        size = np.concatenate(self.hidden_size[last][-read:])
         rows.rest = rows.rest + V_slack @ size + v_slack
         rows.size = rows.size + np.abs(V) @ size + np.abs(v)
         rows.const = rows.const + v

@@ -73,7 +73,9 @@ def run(made, **more):
     return check(folder / "certificate.json", float_path, int8_path, **more)
 
 
-@pytest.mark.parametrize("name", ["tiny", "stacked", "sequence", "timedist", "acts", "tiny.int16"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped", "tiny.int16"]
+)
 def test_certificates_over_a_domain_are_valid(over_domain, name):
     made = over_domain(name)
     result = run(made, prover="auto" if name in ("tiny", "acts") else None)

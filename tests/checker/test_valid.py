@@ -19,7 +19,20 @@ def run(made, name, **options):
 
 
 @pytest.mark.parametrize(
-    "name", ["tiny", "logits", "stacked", "sequence", "timedist", "acts", "tiny.int16", "acts.int16", "timedist.int16"]
+    "name",
+    [
+        "tiny",
+        "logits",
+        "stacked",
+        "sequence",
+        "timedist",
+        "acts",
+        "flatten",
+        "reshaped",
+        "tiny.int16",
+        "acts.int16",
+        "timedist.int16",
+    ],
 )
 def test_certificates_are_valid_and_not_by_slack(made, name):
     result, folder, float_path, int8_path = run(made, name, float_suffix=".h5")
@@ -149,8 +162,8 @@ def test_regions_that_a_time_limit_left_out_are_valid_with_what_output_ranges_sa
     assert check(path, float_path, int8_path).verdict == "valid"
 
 
-@pytest.mark.parametrize("region", ["ball", "domain"])
-def test_a_float_model_that_clips_its_cells_is_replayed(tmp_path, region):
+@pytest.mark.parametrize(("region", "method"), [("ball", "zonotope"), ("ball", "quadratic"), ("domain", "zonotope")])
+def test_a_float_model_that_clips_its_cells_is_replayed(tmp_path, region, method):
     """Cells of the float model only are cut at 0.3, which they pass."""
     from dataclasses import replace
 
@@ -165,7 +178,7 @@ def test_a_float_model_that_clips_its_cells_is_replayed(tmp_path, region):
     network, integer, data = api.load(paths[0]), api.read(paths[1]), api.calibration(paths[0])
     clipping = replace(network, layers=(replace(network.layers[0], cell_clip=0.3), *network.layers[1:]))
     assert np.abs(evaluate(clipping, data.x) - evaluate(network, data.x)).max() > 1e-3
-    options = Options(Criteria(), evaluations=40, proof="none")
+    options = Options(Criteria(), evaluations=40, proof="none", method=method)
     api.certify(clipping, integer, data, 0.02, 1, region, (-0.5, 0.5), options, output=path)
     read = read_claims if region == "ball" else domain_checker.read_claims
     integers = read(path, *paths).integers

@@ -24,7 +24,7 @@ from codesign.quantization.integer import (
 from codesign.quantization.multipliers import dense_multiplier, gate_multiplier, product_multiplier
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
-FIXTURE_NAMES = ("tiny", "logits", "stacked", "sequence", "timedist", "acts")
+FIXTURE_NAMES = ("tiny", "logits", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped")
 WARNINGS = [
     "-std=c99",
     "-pedantic",

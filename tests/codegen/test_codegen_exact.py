@@ -98,7 +98,7 @@ def test_fuzzed_states_do_no_harm(name: str, host_build: Build) -> None:
 
 
 def test_what_needs_the_whole_sequence_does_not_stream(find_network: Find) -> None:
-    for name in ("flat", "long_rows"):
+    for name in ("flat", "long_rows", "flatten", "reshaped"):
         plan = make_plan(find_network(name))
         assert plan.stream is None
         assert plan.stream_obstacle

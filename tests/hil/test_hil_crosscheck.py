@@ -43,7 +43,9 @@ def real_errors(model: Model, count: int) -> np.ndarray:
     return np.abs(values - evaluate(model.real, model.x[:count])).reshape(count, -1)
 
 
-@pytest.mark.parametrize("name", ["tiny", "logits", "stacked", "sequence", "timedist", "acts", "stacked.int16"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "logits", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped", "stacked.int16"]
+)
 def test_good_device_passes(name: str) -> None:
     model = load_model(name)
     errors = real_errors(model, 6)

@@ -52,7 +52,7 @@ def test_lstm_is_float64_exact(fixtures, name):
     np.testing.assert_allclose(hidden, expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["tiny", "logits", "stacked", "sequence", "timedist", "acts"])
+@pytest.mark.parametrize("name", ["tiny", "logits", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped"])
 def test_layers_agree_with_the_whole(fixtures, name):
     network = load_network(fixtures / f"{name}.h5")
     x = np.load(fixtures / f"{name}.calib.npz")["x"][:7]

@@ -29,7 +29,7 @@ from codesign.semantics import dequantize, quantize_input, simulate
 
 TESTS = Path(__file__).parent.parent
 FIXTURES = TESTS / "fixtures"
-NAMES = ("tiny", "logits", "stacked", "sequence", "timedist", "acts")
+NAMES = ("tiny", "logits", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped")
 
 _spec = importlib.util.spec_from_file_location("flatmodels", TESTS / "semantics" / "flatmodels.py")
 assert _spec is not None

@@ -26,7 +26,7 @@ from codesign.quantization import (
 
 TESTS = Path(__file__).parent.parent
 FIXTURES = TESTS / "fixtures"
-NAMES = ("tiny", "logits", "stacked", "sequence", "timedist", "acts")
+NAMES = ("tiny", "logits", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped")
 
 
 def _flatmodels():

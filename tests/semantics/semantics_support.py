@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-NAMES = ("tiny", "logits", "stacked", "sequence", "timedist", "acts")
+NAMES = ("tiny", "logits", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped")
 
 
 def extreme_inputs(shape: tuple[int, int], dtype: str = "int8") -> np.ndarray:

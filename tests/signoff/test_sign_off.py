@@ -208,7 +208,7 @@ def test_everything_from_outside_is_escaped(good: Evidence, tmp_path: Path) -> N
     check_page(page)
 
 
-@pytest.mark.parametrize("name", ["logits", "stacked", "sequence", "timedist", "acts"])
+@pytest.mark.parametrize("name", ["logits", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped"])
 def test_every_shape_of_model(name: str, tmp_path: Path) -> None:
     e = make_evidence(name, 3, 2)
     document, page = run(e, tmp_path)

@@ -72,7 +72,7 @@ def test_random_networks_stay_within_domain_bounds(gain):
 
 def test_fixtures_stay_within_domain_bounds(pair):
     rng = np.random.default_rng(6)
-    for name in ("tiny", "logits", "stacked", "sequence", "timedist", "acts"):
+    for name in ("tiny", "logits", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped"):
         network, integer, _ = pair(name)
         region = domain_of(integer)
         x = inputs(network, integer, region, rng, 3000)

@@ -124,7 +124,7 @@ def test_what_it_does_not_apply_to_is_said(name: str, word: str, monkeypatch: py
 
 
 def test_it_applies_to_lstms_dense_layers_and_relus() -> None:
-    for name in ("tiny", "logits", "stacked", "sequence", "timedist"):
+    for name in ("tiny", "logits", "stacked", "sequence", "timedist", "flatten", "reshaped"):
         assert refusal(align(*_models(name, "int8")), 8, 32, 32) is None
 
 

@@ -31,7 +31,7 @@ from codesign.verification.norms import class_margins
 from codesign.verification.propagate import propagate, top1_proved
 from codesign.verification.region_files import load_noise, load_regions
 
-NAMES = ["tiny", "logits", "stacked", "sequence", "timedist", "acts"]
+NAMES = ["tiny", "logits", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped"]
 
 
 def draw(region, tensor, rng, count):

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from codesign.cli.main import main
 from codesign.errors import InputError
 from codesign.network import evaluate
-from codesign.network.model import Activation, Dense, FloatNetwork, Lstm
+from codesign.network.evaluation import evaluate_layers
+from codesign.network.model import Activation, Dense, FloatNetwork, Lstm, Reshape
 from codesign.proof import curved_bounds
 from codesign.quantization import Calibration
 from codesign.text import proved_sentence
@@ -23,7 +24,7 @@ from codesign.verification.quadratic import (
     sigmoid_tanh,
     sigmoid_times,
 )
-from codesign.verification.recurrent import recurrent, zonotope
+from codesign.verification.recurrent import Recurrent, recurrent, zonotope
 from codesign.verification.regions import Region
 from codesign.verification.relaxation import Recorder, value
 from codesign.verification.robust import RobustOptions, float_bounds, float_twin, robust
@@ -75,6 +76,160 @@ def test_no_attack_leaves_the_bounds(mode: str, seed: int, layers: int) -> None:
         assert (logits <= upper + 1e-12).all()
         rivals = [k for k in range(3) if k != label]
         assert (logits[:, [label]] - logits[:, rivals] >= margins - 1e-12).all()
+
+
+def every_step_read(head: str, seed: int) -> FloatNetwork:
+    """Four steps of 6 units, all of which the logits depend on."""
+    rng = np.random.default_rng(seed)
+
+    def dense(name: str, outputs: int, inputs: int, activation: str = "linear") -> Dense:
+        W, b = rng.normal(0, 0.6, (outputs, inputs)), rng.normal(0, 0.3, outputs)
+        return Dense(name, W.astype(np.float32), b.astype(np.float32), activation)  # type: ignore[arg-type]
+
+    net = network(seed, layers=1 if head == "flatten" else 2)
+    lstms = (*net.layers[:-2], dataclasses.replace(net.layers[-2], return_sequences=True))
+    if head == "flatten":
+        rest = (Reshape("flat", (24,)), dense("classes", 3, 24, "softmax"))
+    else:
+        rest = (
+            dense("each", 4, 6), Reshape("r", (2, 8)), dense("pairs", 5, 8), Reshape("same", (2, 5)),
+            Activation("none", "linear"), Reshape("flat", (10,)), dense("classes", 3, 10),
+        )  # fmt: skip
+    return dataclasses.replace(net, layers=(*lstms, *rest))
+
+
+@pytest.mark.parametrize("head", ["flatten", "stacked"])
+def test_heads_that_read_every_step_are_one_readout(head: str) -> None:
+    net = every_step_read(head, 30)
+    merged = recurrent(net)
+    assert (merged.read, merged.V.shape) == (4, (3, 24))
+    x = np.random.default_rng(31).uniform(-1, 1, (50, 4, 5))
+    hidden = evaluate_layers(net, x)[len(merged.cells) - 1].reshape(50, -1)
+    gap = np.abs(hidden @ merged.V.T + merged.v - evaluate(net, x, logits=True))
+    assert (gap <= merged.V_slack.sum(1) + merged.v_slack + 1e-14).all()
+    if head == "flatten":
+        np.testing.assert_array_equal(merged.V, net.layers[-1].W)
+        assert not merged.V_slack.any()
+
+
+@pytest.mark.parametrize("mode", ["fast", "balanced", "tight"])
+@pytest.mark.parametrize("head", ["flatten", "stacked"])
+def test_no_attack_leaves_the_bounds_of_heads_that_read_every_step(mode: str, head: str) -> None:
+    rng = np.random.default_rng(32)
+    net = every_step_read(head, 33)
+    recorder = Recorder()
+    for radius in (0.0, 0.01, 0.1, 0.4):
+        box = region(rng, net.input_shape, radius)
+        label = int(evaluate(net, box.center[None])[0].argmax())
+        lower, upper, margins = float_bounds(recurrent(net), box, label, mode, recorder)  # type: ignore[arg-type]
+        logits = attacked(net, box, rng)
+        assert (logits >= lower - 1e-12).all()
+        assert (logits <= upper + 1e-12).all()
+        rivals = [k for k in range(3) if k != label]
+        assert (logits[:, [label]] - logits[:, rivals] >= margins - 1e-12).all()
+        if radius == 0.01:  # not by being wide
+            assert (upper - lower).max() < 1.3 * (logits.max(0) - logits.min(0)).max() + 1e-3
+    assert recorder.batches
+
+
+def clipped(net: FloatNetwork, clip: float) -> FloatNetwork:
+    layers = (dataclasses.replace(v, cell_clip=clip) if isinstance(v, Lstm) else v for v in net.layers)
+    return dataclasses.replace(net, layers=tuple(layers))
+
+
+def bounds_of(net: Recurrent, box: Region, label: int, mode: str) -> tuple[np.ndarray, ...]:
+    return float_bounds(net, box, label, mode)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["fast", "balanced", "tight"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_cell_clips_that_cannot_act_change_nothing_and_others_are_modelled(mode: str, layers: int) -> None:
+    rng = np.random.default_rng(34)
+    net = network(35, steps=6, layers=layers, size=1.0)
+    missed = 0
+    for radius in (0.0, 0.02, 0.2):
+        box = region(rng, net.input_shape, radius)
+        label = int(evaluate(net, box.center[None])[0].argmax())
+        plain = bounds_of(recurrent(net), box, label, mode)
+        largest = max(np.abs(b.lo).max() for boxes in zonotope(recurrent(net), box.lo, box.hi).cells for b in boxes)
+        largest = max(largest, max(b.hi.max() for v in zonotope(recurrent(net), box.lo, box.hi).cells for b in v))
+        idle = bounds_of(recurrent(clipped(net, 1.001 * largest)), box, label, mode)
+        for a, b in zip(plain, idle, strict=True):
+            np.testing.assert_array_equal(a, b)
+        acting = clipped(net, 0.4)
+        lower, upper, margins = bounds_of(recurrent(acting), box, label, mode)
+        logits = attacked(acting, box, rng)
+        assert (logits >= lower - 1e-12).all()
+        assert (logits <= upper + 1e-12).all()
+        rivals = [k for k in range(3) if k != label]
+        assert (logits[:, [label]] - logits[:, rivals] >= margins - 1e-12).all()
+        assert np.isfinite(lower).all()
+        # Without its clip the network has other bounds, which these logits leave: the clip counts.
+        missed += int(((logits < plain[0]) | (logits > plain[1])).any())
+    assert missed >= 1
+
+
+def test_a_clip_that_only_second_order_bounds_rule_out_does_not_act() -> None:
+    """Affine forms reach the clip, second-order bounds do not: they count, and agree with those of no clip."""
+    rng = np.random.default_rng(36)
+    net = network(37, steps=6, size=1.0)
+    box = region(rng, net.input_shape, 0.25)
+    plain, label = recurrent(net), int(evaluate(net, box.center[None])[0].argmax())
+    first = zonotope(plain, box.lo, box.hi)
+    second = SecondOrder(plain, box.lo, box.hi, "tight", first)
+    reach = max(max(-b.lo.min(), b.hi.max()) for boxes in first.cells for b in boxes)
+    clip = float(second.cell_size[0].max()) * 1.0001
+    assert clip < reach
+    assert zonotope(recurrent(clipped(net, clip)), box.lo, box.hi).clipped
+    for a, b in zip(
+        bounds_of(plain, box, label, "tight"),
+        bounds_of(recurrent(clipped(net, clip)), box, label, "tight"),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    tighter = clipped(net, float(second.cell_size[0].max()) * 0.9)
+    assert (bounds_of(recurrent(tighter), box, label, "tight")[0] != bounds_of(plain, box, label, "tight")[0]).any()
+
+
+def test_gradients_stop_at_a_clip() -> None:
+    net = clipped(network(38, steps=5, size=1.0), 0.3)
+    rng = np.random.default_rng(39)
+    x = rng.uniform(-1, 1, (4, 5, 5))
+    weights = rng.normal(size=(4, 3))
+    grad, step = input_gradient(net, x, weights), 1e-6
+    for place in ((0, 0, 1), (1, 2, 3), (2, 4, 0), (3, 1, 2)):
+        moved = [x.copy(), x.copy()]
+        moved[0][place] += step
+        moved[1][place] -= step
+        up, down = (float((evaluate(net, m, logits=True) * weights).sum()) for m in moved)
+        assert grad[place] == pytest.approx((up - down) / (2 * step), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_flattened_sequences_are_certified_from_files(kind: str) -> None:
+    from codesign.network import load_network
+    from codesign.quantization import load_calibration, read_integer_network
+    from codesign.semantics import dequantize, quantize_input, simulate_trace
+
+    floats = load_network("tests/fixtures/flatten.float.tflite")
+    assert floats.layers[0].cell_clip == 10.0  # type: ignore[union-attr]
+    data = load_calibration("tests/fixtures/flatten.calib.npz", floats.input_shape)
+    net = floats if kind == "float" else read_integer_network("tests/fixtures/flatten.tflite")
+    result = robust(net, data, 0.01, 3, None, RobustOptions(mode="fast", proof="audit"))
+    assert result.count("robust") >= 1
+    assert result.proof.ok
+    rng = np.random.default_rng(40)
+    ends = data.x.reshape(-1, 3).min(0), data.x.reshape(-1, 3).max(0)
+    for r in result.regions:
+        x = data.x[r.sample] + rng.choice([-0.00999, 0.0, 0.00999], (300, 12, 3))
+        x = np.clip(x, *ends).astype(np.float32)
+        if kind == "float":
+            y = evaluate(floats, x, logits=True)
+        else:
+            trace = simulate_trace(net, quantize_input(net, x))  # type: ignore[arg-type]
+            y = dequantize(net.ops[-2].output, trace.outputs[-2])  # type: ignore[union-attr]
+        assert (y >= r.lower - 1e-9).all()
+        assert (y <= r.upper + 1e-9).all()
 
 
 @pytest.mark.parametrize("mode", ["fast", "balanced", "tight"])
@@ -278,10 +433,12 @@ def test_unsupported_networks_and_bad_arguments_are_refused() -> None:
         )
     with pytest.raises(InputError, match="LSTM"):
         recurrent(dataclasses.replace(net, layers=(net.layers[-1],)))
-    with pytest.raises(InputError, match="clips"):
-        recurrent(dataclasses.replace(net, layers=(dataclasses.replace(net.layers[0], cell_clip=1.0), net.layers[-1])))
-    harmless = dataclasses.replace(net.layers[0], cell_clip=float(net.input_shape[0]))
-    assert recurrent(dataclasses.replace(net, layers=(harmless, net.layers[-1]))).cells
+    every_step = dataclasses.replace(net.layers[0], return_sequences=True)
+    with pytest.raises(InputError, match=r"shape \(4, 3\).*one class a sample"):
+        recurrent(dataclasses.replace(net, layers=(every_step, net.layers[-1])))
+    second = dataclasses.replace(network(16, features=12).layers[0], name="second")
+    with pytest.raises(InputError, match="'second' is not supported"):
+        recurrent(dataclasses.replace(net, layers=(every_step, Reshape("r", (2, 12)), second, net.layers[-1])))
     with pytest.raises(InputError, match="not supported"):
         recurrent(dataclasses.replace(net, layers=(net.layers[0], Activation("a", "relu"), net.layers[-1])))
     with pytest.raises(InputError, match="samples"):

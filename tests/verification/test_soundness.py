@@ -11,7 +11,7 @@ from codesign.semantics import TflmInterpreter, dequantize, quantize_input, simu
 from codesign.verification import ball, domain_region, input_domain, search
 from codesign.verification.propagate import propagate, top1_proved
 
-NAMES = ["tiny", "logits", "stacked", "sequence", "timedist", "acts"]
+NAMES = ["tiny", "logits", "stacked", "sequence", "timedist", "acts", "flatten", "reshaped"]
 
 
 def check(network, integer, regions, rng, evaluations):

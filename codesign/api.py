@@ -13,6 +13,7 @@ result = codesign.cross_check(firmware, network, integer, data, certificate)
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from codesign.certificate import certificate_document, hil_regions, proof_content, seal, write_certificate
 from codesign.errors import InputError
-from codesign.network import FloatNetwork, evaluate, load_network
+from codesign.network import FloatNetwork, decisions, evaluate, load_network
 from codesign.quantization import (
     Activations,
     Calibration,
@@ -100,7 +101,7 @@ def read(path: PathLike) -> IntegerNetwork:
 def calibration(model: PathLike, path: PathLike | None = None) -> Calibration:
     """The samples that belong to a model: `path`, or its sidecar NAME.calib.npz. InputError if there are none."""
     network = load_network(model)
-    return load_calibration(path or default_calibration_path(model), network.input_shape)
+    return load_calibration(path or default_calibration_path(model), network.input_shape, network)
 
 
 def certify(
@@ -135,6 +136,7 @@ def certify(
         raise InputError(
             "the method 'quadratic' is for regions around samples; leave out --method for the whole domain"
         )
+    options = replace(options or Options(), classes=data.values is None)
     bounds = input_domain(data.x, domain)
     chosen = select(
         float_network, integer_network.input, data, region, radius, samples, bounds, around or Neighbourhood()
@@ -171,7 +173,7 @@ def on_grid(network: IntegerNetwork, data: Calibration) -> Calibration:
     from codesign.semantics import dequantize, quantize_input
 
     x = dequantize(network.input, quantize_input(network, data.x)).astype(np.float32)
-    return Calibration(x, data.y)
+    return Calibration(x, data.y, data.values)
 
 
 def profile_variants(network: IntegerNetwork) -> list[IntegerNetwork]:
@@ -273,7 +275,8 @@ def hil_inputs(
     if samples is not None and samples < 1:
         raise InputError(f"cannot send {samples} samples; ask for at least 1")
     count = len(data.x) if samples is None else min(samples, len(data.x))
-    x, labels = data.x[:count], None if data.y is None else [int(label) for label in data.y[:count]]
+    single = data.y is not None and data.y.ndim == 1
+    x, labels = data.x[:count], [int(label) for label in data.y[:count]] if single and data.y is not None else None
     number = 0 if certificate is None or "all_inputs" not in certificate else DRAWN if drawn is None else drawn
     if not number or certificate is None:
         return x, None if labels is None else [*labels]
@@ -321,14 +324,17 @@ def domain_stream(certificate: dict[str, Any], steps: int, seed: int = 0) -> Str
 
 
 def accuracy(network: FloatNetwork | IntegerNetwork, data: Calibration) -> float | None:
-    """Share of the data's labels that the network's top-1 class equals; None without labels."""
-    from codesign.semantics import quantize_input, simulate
+    """Share of the data's labels that the network's classes equal, all steps together; None without labels.
+
+    The class is the largest output's; of one output, which has none, whether it is at least 0.5.
+    """
+    from codesign.semantics import dequantize, quantize_input, simulate
 
     if data.y is None:
         return None
     if isinstance(network, FloatNetwork):
         outputs = evaluate(network, data.x)
     else:
-        outputs = simulate(network, quantize_input(network, data.x)).astype(np.float64)
-    classes = outputs.argmax(-1)
-    return float(np.mean(classes == data.y)) if classes.ndim == 1 else None
+        outputs = dequantize(network.output, simulate(network, quantize_input(network, data.x)))
+    classes = decisions(outputs)
+    return float(np.mean(classes == data.y.reshape(classes.shape))) if classes.size == data.y.size else None

@@ -104,7 +104,7 @@ def deploy(
     path = Path(model)
     target = Path(output) if output is not None else default_output(path)
     network = load_network(path)
-    data = load_calibration(options.calibration or default_calibration_path(path), network.input_shape)
+    data = load_calibration(options.calibration or default_calibration_path(path), network.input_shape, network)
     _check_regions(options.around)
     description = load_board(board)
     if options.port is not None:
@@ -164,7 +164,7 @@ def _request(path: Path, data: Calibration, board: Board, options: DeployOptions
     told["verification"] = replace(options.verification or Options(), jobs=1, resume=None)
     if options.around.regions is not None:  # they may name further files
         told["regions"] = load_regions(options.around.regions)
-    told |= {"model": path, "samples of the data": (data.x, data.y), "board": board}
+    told |= {"model": path, "samples of the data": (data.x, data.y, data.values), "board": board}
     return {"codesign itself": tool_fingerprint()} | {name: fingerprint(value) for name, value in told.items()}
 
 

@@ -1,4 +1,5 @@
-"""Checks certificates of any kind: regions by `codesign.checker`, whole domains by `codesign.domain_checker`."""
+"""Checks certificates of any kind: regions by `codesign.checker`, whole domains by `codesign.domain_checker`, and what
+is said of single inputs by `codesign.input_checker`."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from codesign import checker, domain_checker
 from codesign.checker import CannotCheck, CheckResult, Invalid
 from codesign.data_checker import check_data, other_data
 from codesign.errors import InputError
+from codesign.input_checker import check_inputs
 from codesign.network import load_network
 from codesign.observation import observe
 from codesign.proof.obligation import Obligation
@@ -30,11 +32,11 @@ def check(
     where an exact evaluation contradicts it.
     """
     network, integer = load_network(float_path), read_integer_network(int8_path)
-    samples = None if data is None else load_calibration(data, network.input_shape)
+    samples = None if data is None else load_calibration(data, network.input_shape, network)
     if samples is not None and (other := other_data(parse_document(certificate).get("data"), samples)):
         return CheckResult("invalid", other)
-    if _is_of_domain(certificate):
-        x = None if samples is None else samples.x
+    of_domain, x = _is_of_domain(certificate), None if samples is None else samples.x
+    if of_domain:
         result = domain_checker.check(certificate, float_path, int8_path, prover, x, on_progress)
     else:
         result = checker.check(certificate, float_path, int8_path, prover, jobs, on_progress)
@@ -42,6 +44,8 @@ def check(
         return result
     try:
         result.not_derived += check_data(result.document, network, integer, samples)
+        claims = (domain_checker if of_domain else checker).read_claims(certificate, float_path, int8_path)
+        result.not_derived += check_inputs(claims, x)
     except Invalid as error:
         result.verdict, result.item = "invalid", str(error)
     except CannotCheck as error:
@@ -85,9 +89,17 @@ def claim(document: dict[str, Any]) -> dict[str, Any]:
             name: {"asked": value, "verdict": criteria[f"{name.removesuffix('_share')}_verdict"]}
             for name, value in asked.items()
         },
+        "thresholds": [_threshold(limit, k, regions) for k, limit in enumerate(criteria["thresholds"] or [])],
         "verdict": document["verdict"],
         "all_inputs": document["all_inputs"]["statement"] if "all_inputs" in document else None,
     }
+
+
+def _threshold(limit: dict[str, Any], k: int, regions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of one threshold over all regions."""
+    told = [region["thresholds"][k] for region in regions]
+    statuses = {s: sum(entry["status"] == s for entry in told) for s in ("proved", "refuted", "unknown")}
+    return {**limit, "regions": statuses, "hysteresis": max(entry["hysteresis"] for entry in told)}
 
 
 def _half_width(region: dict[str, Any], domain: dict[str, Any]) -> float:

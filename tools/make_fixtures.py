@@ -51,6 +51,8 @@ MODELS = {
             L.Dense(3),
         ],
     ),
+    "binary": ((5, 3), lambda: [L.LSTM(6), L.Dense(1, activation="sigmoid")]),
+    "regression": ((5, 3), lambda: [L.LSTM(6), L.Dense(1)]),
 }
 
 
@@ -80,7 +82,14 @@ def main(names: list[str]) -> None:
             ]
         )
         x = rng.uniform(-1, 1, (200, *shape)).astype("f")
-        y = np.argmax(model.predict(x, verbose=0), axis=-1)
+        if name == "binary":  # as many samples above 0.5 as below
+            *others, bias = model.get_weights()
+            middle = np.median(model.predict(x, verbose=0))
+            model.set_weights([*others, bias - np.log(middle / (1 - middle)).astype("f")])
+        outputs = model.predict(x, verbose=0)
+        y = np.argmax(outputs, axis=-1)
+        if outputs.shape[-1] == 1:
+            y = (outputs >= 0.5).astype(int) if name == "binary" else outputs + rng.normal(0, 0.05, outputs.shape)
         model.save(f"{out}/{name}.h5")
         np.savez_compressed(f"{out}/{name}.calib.npz", x=x, y=y.reshape(len(x), -1)[:, -1])
         signature = tf.function(lambda v, m=model: m(v)).get_concrete_function(tf.TensorSpec((1, *shape), tf.float32))

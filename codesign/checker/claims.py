@@ -13,15 +13,14 @@ from codesign.checker.forms import Array, Box, Flags, gamma, up
 from codesign.checker.replay import Bounds
 from codesign.checker.result import CannotCheck, Invalid, demand, same
 from codesign.checker.solver import Facts, Margins
-from codesign.network import FloatNetwork, evaluate, load_network, without_final_softmax
+from codesign.network import FloatNetwork, load_network
+from codesign.proof import statement
 from codesign.proof.arithmetic import arithmetic_facts
 from codesign.proof.proof_file import ProofFile, digest, proof_path, read
 from codesign.proof.ranges import implied, stated_ranges
-from codesign.proof.statement import METHODS, ORDERS, conclusions, read_document, refutes, region_box, sentences
 from codesign.quantization import IntegerNetwork, read_integer_network
 from codesign.quantization.align import Stage, align
 from codesign.quantization.integer import IntActivation
-from codesign.semantics import dequantize, quantize_input, simulate
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +41,10 @@ class Claims:
 
 
 def read_claims(
-    certificate: Path, float_path: Path, int8_path: Path, methods: Collection[str] = METHODS.values()
+    certificate: Path, float_path: Path, int8_path: Path, methods: Collection[str] = statement.METHODS.values()
 ) -> Claims:
     """InputError for files that cannot be read, Invalid for what does not agree, CannotCheck for other `methods`."""
-    document, wrong = read_document(certificate)
+    document, wrong = statement.read_document(certificate)
     demand(not wrong, f"the certificate's schema: {wrong}")
     for part in ("digest", "proof_file", "arithmetic"):
         if document.get(part) is None:
@@ -55,7 +54,10 @@ def read_claims(
     if method not in methods:
         raise CannotCheck(f"bounds by the method '{method}'")
     whole = document.get("all_inputs") or {"any_length": False}
-    demand(("all_inputs" in document) == (method not in METHODS.values()), "all_inputs: not what the method derives")
+    demand(
+        ("all_inputs" in document) == (method not in statement.METHODS.values()),
+        "all_inputs: not what the method derives",
+    )
     network, profiles = load_network(float_path), document["int8"]["profiles"]
     integers = tuple(read_integer_network(int8_path, profile) for profile in profiles)
     for name, found in (("float", network.sha256), *(("int8", net.sha256) for net in integers)):
@@ -67,16 +69,16 @@ def read_claims(
     same("input_quantization", stated, {**stated, **real})
     try:
         proof = read(proof_path(certificate), document)
-        boxes = [region_box(region, document["domain"], network.input_shape, real) for region in regions]
+        boxes = [statement.region_box(region, document["domain"], network.input_shape, real) for region in regions]
     except ValueError as error:
         raise Invalid(str(error)) from None
     same("regions in the proof file", proof.lo.shape, (len(regions), *network.input_shape))
     for region, box, *recorded in zip(regions, boxes, proof.lo, proof.hi, strict=True):
         demand(np.array_equal(box, recorded), f"region '{region['id']}' is not the region that the proof is about")
-    for name, text in sentences(regions, whole["any_length"]).items():
+    for name, text in statement.sentences(regions, whole["any_length"]).items():
         same(name, document[name], text)
     grid = np.array([region.get("kind") == "grid" for region in regions])
-    second_order = method == METHODS["quadratic"]
+    second_order = method == statement.METHODS["quadratic"]
     return Claims(document, regions, proof, network, integers, chains, grid, second_order)
 
 
@@ -86,7 +88,7 @@ def check_document(claims: Claims) -> None:
     counts = proof["proved"] <= proof["checked"] <= proof["obligations"]
     demand(counts, "proof: more obligations proved than checked, or checked than there are")
     derived = {"arithmetic": arithmetic_facts(nets), "ranges": stated_ranges(claims.chains[0], nets[0])}
-    for part, found in {**derived, **conclusions(document)}.items():
+    for part, found in {**derived, **statement.conclusions(document)}.items():
         stated = document[part] if part else document
         for key, value in found.items():
             same(f"{part}/{key}".lstrip("/"), stated.get(key), value)
@@ -141,44 +143,23 @@ def _norms(bound: Array, sums: Array) -> Array:
 
 
 def check_statuses(claims: Claims, region: dict[str, Any], name: str, b: Bounds, facts: Facts) -> None:
-    """A 'proved' follows from the derived margins and stated bounds; a 'refuted' has an input that shows it."""
-    criteria, rows = claims.document["criteria"], b.logits.margins
+    """A 'proved' follows from the derived margins and stated bounds (a 'refuted': codesign.input_checker)."""
+    criteria, rows, told = claims.document["criteria"], b.logits.margins, statement.statuses(region)
     classes = [winner(m, b.softmax, facts) for m in rows] if region["top1"] == "proved" else []
     demand(None not in classes, f"{name}/top1: 'proved' is stated, but no class has a positive margin in both networks")
     same(f"{name}/top1_class", region["top1_class"], classes[0] if len(classes) == 1 else None)
-    named = max(criteria.get("topk") or 0, *(criteria.get("ranking") or [0]))
-    demand(named < rows[0].value.lo.shape[1], "criteria: about more outputs than there are")
-    for criterion in ("epsilon", *ORDERS):
-        asked, status = criteria.get(criterion), region.get(criterion)
-        same(f"{name}/{criterion} is asked for", status is not None, asked is not None)
-        if status != "proved":
-            continue
-        small = criterion == "epsilon" and region["bound_max"] <= asked
-        good = small or (criterion != "epsilon" and follows(criterion, asked, rows, b.softmax, facts))
+    asked, limits, width = statement.asked_of_regions(criteria), criteria["thresholds"] or [], rows[0].value.lo.shape[1]
+    named = [criteria.get("topk") or 0, *(criteria.get("ranking") or []), *(limit["output"] or 0 for limit in limits)]
+    demand(max(named) < width, "criteria: about more outputs than there are")
+    demand(width > 1 or not {"top1", "top1_above"} & {*told}, f"{name}/top1: one output is no class")
+    same(f"{name}: criteria that are asked for", sorted({*told} - {"top1"}), sorted(asked))
+    for criterion in (one for one, status in told.items() if status == "proved" and one != "top1"):
+        good = follows(criterion, asked[criterion], region, rows, b.softmax, facts)
         demand(good, f"{name}/{criterion}: 'proved' is stated, but does not follow")
-    _check_refuted(claims, region, name)
-
-
-def _check_refuted(claims: Claims, region: dict[str, Any], name: str) -> None:
-    """Every criterion stated as refuted has a counterexample that refutes it, by exact evaluation."""
-    listed = region.get("counterexamples") or ([region["counterexample"]] if region["counterexample"] else [])
-    same(f"{name}/counterexample", region["counterexample"], next(iter(listed), None))
-    stated = {criterion for criterion in ("top1", "epsilon", *ORDERS) if region.get(criterion) == "refuted"}
-    same(f"{name}: criteria with counterexamples", sorted(stated), sorted(example["criterion"] for example in listed))
-    k, criteria, shape = claims.regions.index(region), claims.document["criteria"], claims.network.input_shape
-    for criterion, values in ((example["criterion"], example["input"]) for example in listed):
-        shaped, net = [*map(len, values)] == [shape[1]] * shape[0], claims.integers[0]
-        x = np.array(values if shaped else np.nan).astype(np.float32)
-        demand(np.array_equal(x, values), f"{name}/counterexample: not a float32 input of the network")
-        wide = np.where(claims.on_grid[k], 2.0**-23 * np.abs(x.astype(np.float64)), 0.0)
-        meant = dequantize(net.input, quantize_input(net, x[None])[0]) if claims.on_grid[k] else x
-        inside = (claims.proof.lo[k] - wide <= x) & (x <= claims.proof.hi[k] + wide) & (np.abs(meant - x) <= wide)
-        demand(bool(inside.all()), f"{name}/counterexample: outside the region")
-        real = evaluate(claims.network, x[None])[0]
-        outputs = [dequantize(net.output, simulate(net, quantize_input(net, x[None]))[0]) for net in claims.integers]
-        softmax = [*map(id, without_final_softmax(claims.network))] != [*map(id, claims.network.layers)]
-        sure = any(refutes(criterion, criteria, real, q, softmax) for q in outputs)
-        demand(sure, f"{name}/counterexample: its input does not refute {criterion}")
+    for limit, entry in zip(limits, region["thresholds"] or [], strict=True):
+        same(f"{name}/thresholds", [entry["value"], entry["output"]], [limit["value"], limit["output"]])
+        good = same_side(limit, region, width, entry["hysteresis"])
+        demand(good, f"{name}/thresholds/hysteresis: does not follow")
 
 
 def above(m: Margins, softmax: IntActivation | None, facts: Facts) -> Flags:
@@ -192,10 +173,28 @@ def winner(m: Margins, softmax: IntActivation | None, facts: Facts) -> int | Non
     return next((i for i, others in enumerate(flags) if np.delete(others, i).all()), None)
 
 
-def follows(order: str, asked: Any, rows: Sequence[Margins], softmax: IntActivation | None, facts: Facts) -> bool:
-    """Whether an order criterion does, in every row of outputs."""
+def follows(
+    criterion: str, asked: Any, region: dict[str, Any], rows: Sequence[Margins], softmax: IntActivation | None,
+    facts: Facts,
+) -> bool:  # fmt: skip
+    """Whether a criterion does: from stated bounds, or in every row of outputs from its margins."""
     rules: dict[str, Callable[..., bool]] = {"ranking": _ranking, "topk": _topk, "top1_above": _top1_above}
-    return all(rules[order](asked, m, softmax, facts) for m in rows)
+    if criterion == "epsilon":
+        return bool(region["bound_max"] <= asked)
+    if criterion not in rules:
+        return same_side(asked, region, rows[0].value.lo.shape[1])
+    return all(rules[criterion](asked, m, softmax, facts) for m in rows)
+
+
+def same_side(asked: dict[str, Any], region: dict[str, Any], width: int, beyond: float = 0.0) -> bool:
+    """No float output that is farther than `beyond` from the threshold has the integer one on the other side of it."""
+    part, value = slice(asked["output"], None, width if asked["output"] is not None else 1), asked["value"]
+    keys = "float_lo", "float_hi", "difference_lo", "difference_hi"
+    lo, hi, down, rise = (np.asarray(region[key], dtype=np.float64)[part] for key in keys)
+    slack = 1e-14 * (1 + abs(value) + beyond + np.abs([lo, hi, down, rise]).max(0))
+    falls = (hi >= value + beyond) & (np.maximum(lo, value + beyond) + down < value + slack)
+    rises = (lo < value - beyond) & (np.minimum(hi, value - beyond) + rise > value - slack)
+    return not (falls | rises).any()
 
 
 def _topk(count: int, m: Margins, softmax: IntActivation | None, facts: Facts) -> bool:

@@ -20,7 +20,9 @@ def claim_text(claim: dict[str, Any]) -> str:
     fixed = f", up to {regions['fixed_steps']} first steps fixed" if regions["fixed_steps"] else ""
     named = "none" if data is None else f"{data['samples']} samples, SHA-256 {data['sha256']}"
     labels = "" if data is None or data["labels_sha256"] is None else f", labels {data['labels_sha256']}"
-    same = claim["same_class"]
+    same, classes = claim["same_class"], "not spoken of: the outputs are no classes"
+    if same is not None:
+        classes = f"proved on {same['proved']}, refuted on {same['refuted']}, open on {same['unknown']} regions"
     lines = [
         "verified claim:",
         f"  float model  SHA-256 {claim['float_sha256']}",
@@ -30,11 +32,23 @@ def claim_text(claim: dict[str, Any]) -> str:
         f"  domain       {ranges}{', ...' if len(lo) > _FEATURES else ''}",
         f"  regions      {kinds}; half-width {width} in input units{fixed}; {regions['counted']} counted",
         f"  bound        median {upward(bound['median'])}, largest {upward(bound['largest'])}",
-        f"  same class   proved on {same['proved']}, refuted on {same['refuted']}, open on {same['unknown']} regions",
-        *(f"  criterion    {name} {entry['asked']}: {entry['verdict']}" for name, entry in claim["criteria"].items()),
+        f"  same class   {classes}",
+        *(
+            f"  criterion    {name} {entry['asked']}: {entry['verdict']}"
+            for name, entry in claim["criteria"].items()
+            if name != "thresholds"
+        ),
+        *map(_threshold, claim["thresholds"]),
         f"  verdict      {claim['verdict']}",
         f"  in words     {claim['claim']}",
     ]
     if claim["all_inputs"] is not None:
         lines.append(f"  all inputs   {claim['all_inputs']}")
     return "\n".join(lines)
+
+
+def _threshold(told: dict[str, Any]) -> str:
+    which = "every output" if told["output"] is None else f"output {told['output']}"
+    counts = ", ".join(f"{status} on {count}" for status, count in told["regions"].items())
+    band = f"always so where the float output is more than {upward(told['hysteresis'])} from it"
+    return f"  criterion    {which} on the same side of {told['value']:g}: {counts} regions; {band}"

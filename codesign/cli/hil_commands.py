@@ -93,11 +93,11 @@ def _inputs(
     from codesign.quantization import Calibration, load_calibration
 
     shape, certificate = deployment.integer.input.shape, deployment.certificate
-    given = None if calibration is None else load_calibration(calibration, (shape[0], shape[1]))
+    given = None if calibration is None else load_calibration(calibration, (shape[0], shape[1]), deployment.real)
     if certificate is None or "all_inputs" not in certificate:
         x, regions = deployment.samples() if given is None else (given.x, [])
         count = min(samples or len(x), len(x))
-        known = None if given is None or given.y is None else given.y[:count]
+        known = None if given is None or given.y is None or given.y.ndim != 1 else given.y[:count]
         held = [region for region in regions if region["sample"] is None or region["sample"] < count]
         return {"x": x[:count], "labels": known, "regions": held}
     if given is None:

@@ -52,6 +52,7 @@ class More:
     top1_above: float | None
     topk: int | None
     ranking: tuple[int, int] | None
+    threshold: tuple[str, ...]
     time_limit: float | None
     resume: Path | None
     method: Literal["zonotope", "quadratic"]
@@ -75,6 +76,10 @@ _MORE = [
     click.option(
         "--ranking", callback=outputs, metavar="I,J",
         help="Criterion: int8 output I is above output J wherever it is in the float model.",
+    ),
+    click.option(
+        "--threshold", multiple=True, metavar="[OUTPUT:]T",
+        help="Criterion: both outputs are on the same side of T (>= T, or below); all, or that OUTPUT. Repeatable.",
     ),
     click.option("--time-limit", type=float, metavar="SECONDS", help="Start no regions after it: they are unknown."),
     click.option(
@@ -106,7 +111,9 @@ def certification(samples: int, deployment: bool = False) -> Callable[[F], F]:
         click.option("--domain", callback=domain, help="Input range LO,HI of every feature [default: the data's]."),
         click.option("--epsilon", type=float, help="Criterion: |int8 - float| <= EPSILON on every output."),
         click.option(
-            "--require-top1", type=float, help="Criterion: top-1 equality proved on this share of regions, 0 to 1."
+            "--require-top1",
+            type=float,
+            help="Criterion: top-1 equality proved on this share of regions, 0 to 1; for several outputs.",
         ),
         click.option(
             "--prove",
@@ -185,7 +192,7 @@ def verification_options(
     if seed < 0:
         raise InputError("the seed is negative; give --seed N with N at least 0")
     return Options(
-        Criteria(epsilon, require_top1, more.top1_above, more.topk, more.ranking),
+        Criteria(epsilon, require_top1, more.top1_above, more.topk, more.ranking, more.threshold),
         seed,
         jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count() or 1,
         evaluations,

@@ -55,7 +55,7 @@ def robust(
         raise InputError("a float model has no quantisation step; give --radius in input units, such as 0.01")
     size = parse_radius(radius, network.input.scale if isinstance(network, IntegerNetwork) else 1.0)
     shape = network.input.shape if isinstance(network, IntegerNetwork) else network.input_shape
-    data = load_calibration(calibration or default_calibration_path(model), (int(shape[0]), int(shape[1])))
+    data = load_calibration(calibration or default_calibration_path(model), (int(shape[0]), int(shape[1])), network)
     options = RobustOptions(mode=mode, seed=seed, jobs=jobs, proof=prove)  # type: ignore[arg-type]
     with Progress(quiet=as_json) as progress:
         result = certify(network, data, size, samples, domain, options, progress.stage("robust"))

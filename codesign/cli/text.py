@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codesign.text import proved_sentence, second_sentence
+from codesign.text import proved_sentence, second_sentence, upward
 
 if TYPE_CHECKING:
     from codesign.doctor import Check
@@ -23,7 +23,7 @@ def print_certificate(document: dict[str, Any], written: Path | None = None) -> 
             f"TIME LIMIT: {summary['not_reached']} of {summary['regions']} regions were not reached; for them only the "
             "outputs' ranges are known"
         )
-    open_regions = [r for r in regions if r["top1"] != "proved" and r["reason"] != "time limit"]
+    open_regions = [r for r in regions if r["top1"] not in ("proved", None) and r["reason"] != "time limit"]
     for region in open_regions[:10]:
         reason = f" ({region['reason']})" if region["reason"] else ""
         click.echo(f"region {region['id']}: top-1 equality {region['top1']}{reason}")
@@ -39,10 +39,11 @@ def print_certificate(document: dict[str, Any], written: Path | None = None) -> 
         "exact evaluations"
     )
     print_worst(regions)
-    click.echo(
-        f"top-1 equality proved on {100 * summary['top1_share']:.1f} % of {summary['top1_counted']} counted regions; "
-        f"refuted on {summary['top1']['refuted']}, unknown on {summary['top1']['unknown']} of all"
-    )
+    if summary["top1"] is not None:
+        click.echo(
+            f"top-1 equality proved on {100 * summary['top1_share']:.1f} % of {summary['top1_counted']} counted "
+            f"regions; refuted on {summary['top1']['refuted']}, unknown on {summary['top1']['unknown']} of all"
+        )
     if criteria["epsilon"] is not None:
         click.echo(f"criterion epsilon {criteria['epsilon']:g}: {criteria['epsilon_verdict']}")
     if criteria["top1_share"] is not None:
@@ -60,6 +61,16 @@ def print_certificate(document: dict[str, Any], written: Path | None = None) -> 
             counts = ", ".join(f"{s} on {statuses.count(s)}" for s in ("proved", "refuted", "unknown"))
             asked = told.format(*(wanted if isinstance(wanted, list) else [wanted]))
             click.echo(f"criterion {asked}: {criteria[f'{name}_verdict']} ({counts} regions)")
+    for k, wanted in enumerate(criteria["thresholds"] or []):
+        entries = [r["thresholds"][k] for r in regions]
+        found = [entry["status"] for entry in entries]
+        counts = ", ".join(f"{s} on {found.count(s)}" for s in ("proved", "refuted", "unknown"))
+        which = "all outputs" if wanted["output"] is None else f"output {wanted['output']}"
+        band = max(entry["hysteresis"] for entry in entries)
+        click.echo(
+            f"criterion {which} on the same side of {wanted['value']:g}: {counts} regions; always so where the float "
+            f"output is more than {upward(band)} from it"
+        )
     if written is not None:
         click.echo(f"written: {written}, and {written.stem}.proof.npz, which codesign check needs beside it")
     click.echo(f"verdict: {document['verdict']}")

@@ -64,5 +64,5 @@ def _right(network: FloatNetwork, data: Calibration, samples: list[int]) -> Any:
     """Whether the float network classifies each sample as labelled, (N,); None where outputs are not one class."""
     if data.y is None or max(samples) >= len(data.x):
         return None
-    classes = evaluate(network, data.x[samples]).argmax(-1)
-    return None if classes.ndim != 1 else classes == data.y[samples]
+    outputs = evaluate(network, data.x[samples])
+    return None if outputs.ndim != 2 or outputs.shape[1] < 2 else outputs.argmax(1) == data.y[samples]

@@ -31,7 +31,7 @@ def check_all_inputs(claims: Claims, b: Bounds, facts: Facts, samples: Float32Ar
         if b.softmax is not None and good:
             good = bool((facts.output_margins(b.softmax, Margins(box, box, box))[0, 0, 1:] > 0).all())
         demand(good, "all_inputs/same_class_margin: does not keep the class")
-    if stated["samples"] is None:
+    if stated["covered_samples"] is None:
         return ()
     found = 0 if stated["samples"] == 0 else stated["covered_samples"] / stated["samples"]
     same("all_inputs/covered_share", stated["covered_share"], found)

@@ -25,15 +25,15 @@ _MAX_JSON_BYTES = 64 << 20
 @dataclass(frozen=True, eq=False)
 class CertifiedRegion:
     """A box [lo, hi] of inputs, float64 (T, D), the certified bound on |int8 - float| there, float64 (outputs,), and
-    the word on its top-1 class. `center` is a float32 input inside. With a `step`, it holds the multiples of it only,
-    rounded to float32."""
+    the word on its top-1 class (None where outputs are no classes). `center` is a float32 input inside. With a `step`,
+    it holds the multiples of it only, rounded to float32."""
 
     name: str
     center: Float32Array
     lo: npt.NDArray[np.float64]
     hi: npt.NDArray[np.float64]
     bound: npt.NDArray[np.float64]
-    top1: str
+    top1: str | None
     step: float | None = None
 
     def at(self, share: npt.NDArray[np.float64]) -> Float32Array:

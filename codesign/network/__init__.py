@@ -2,8 +2,10 @@
 
 from codesign.network.evaluation import (
     activate,
+    decisions,
     evaluate,
     evaluate_layers,
+    final_activation,
     layer_shapes,
     output_size,
     without_final_softmax,
@@ -30,8 +32,10 @@ __all__ = [
     "Lstm",
     "Reshape",
     "activate",
+    "decisions",
     "evaluate",
     "evaluate_layers",
+    "final_activation",
     "layer_shapes",
     "load_network",
     "output_size",

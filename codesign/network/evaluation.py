@@ -72,6 +72,22 @@ def without_final_softmax(network: FloatNetwork) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+def final_activation(network: FloatNetwork) -> ActivationKind:
+    """The activation that makes the outputs, before any trailing reshapes; 'linear' where there is none."""
+    layers = [layer for layer in network.layers if not isinstance(layer, Reshape)]
+    last = layers[-1] if layers else None
+    if isinstance(last, Activation):
+        return last.kind
+    return last.activation if isinstance(last, Dense) else "linear"
+
+
+def decisions(outputs: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """What a classifier with outputs (..., M) decides, (...): the largest one's class; of one output, whether it is at
+    least 0.5."""
+    values = np.asarray(outputs, dtype=np.float64)
+    return np.asarray(values.argmax(-1) if values.shape[-1] > 1 else values[..., 0] >= 0.5, dtype=np.int64)
+
+
 def activate(kind: ActivationKind, z: Float64Array) -> Float64Array:
     """The activation function in float64; softmax is over the last axis. No input overflows."""
     if kind == "relu":

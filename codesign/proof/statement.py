@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
+from codesign.proof.thresholds import CLEAR, opposite
 from codesign.text import upward
 
 Array = npt.NDArray[np.float64]
@@ -49,14 +50,26 @@ def sentences(regions: Sequence[dict[str, Any]], any_length: bool = False) -> di
 def all_inputs_statement(stated: dict[str, Any]) -> str:
     """What a certificate over a whole domain says, in words, given its 'all_inputs'. Numbers are rounded up."""
     inputs = "every sequence of inputs of any length" if stated["any_length"] else "every possible input"
-    share, margin = "", stated["same_class_margin"]
-    if stated["samples"] is not None:
-        share = f" ({100 * stated['covered_share']:.1f} % of the {stated['samples']} samples)"
-    same = "no margin is proved to keep the class"
+    margin, count = stated["same_class_margin"], stated["samples"]
+
+    def share(part: int | None) -> str:
+        return "" if part is None else f" ({100 * (part / count if count else 0):.1f} % of the {count} samples)"
+
+    told = []
     if margin is not None:
-        same = f"wherever the float model's margin exceeds {upward(margin)} the class is the same"
+        share_of = share(stated["covered_samples"])
+        told.append(f"wherever the float model's margin exceeds {upward(margin)} the class is the same{share_of}")
+    elif stated["covered_samples"] is not None:
+        told.append("no margin is proved to keep the class" + share(stated["covered_samples"]))
+    for limit in stated.get("thresholds") or []:
+        which = "its output" if limit["output"] is None else f"its output {limit['output']}"
+        told.append(
+            f"wherever {which} is more than {upward(limit['hysteresis'])} from {limit['value']:g} the board's is on "
+            f"the same side of it{share(limit['covered_samples'])}"
+        )
+    what = "outputs" if count is not None and stated["covered_samples"] is None else "logits"
     bound = upward(max(stated["logit_bound"]))
-    return f"for {inputs} of the domain the board's logits are within {bound} of the float model's; {same}{share}"
+    return "; ".join([f"for {inputs} of the domain the board's {what} are within {bound} of the float model's", *told])
 
 
 def region_box(
@@ -124,7 +137,18 @@ def box_radius(center: Array, lo: Array, hi: Array) -> float:
     return float(np.maximum(hi - center, center - lo).max())
 
 
-CLEAR = 1e-9  # float outputs this far apart are so whatever float64 rounding does
+def asked_of_regions(criteria: dict[str, Any]) -> dict[str, Any]:
+    """What every region has a status for, by name: of several thresholds each one."""
+    limits = {f"thresholds/{k}": asked for k, asked in enumerate(criteria.get("thresholds") or [])}
+    found = {name: criteria.get(name) for name in ("epsilon", *ORDERS)} | limits
+    return {name: asked for name, asked in found.items() if asked is not None}
+
+
+def statuses(region: dict[str, Any]) -> dict[str, str]:
+    """What a region states of the criteria that it has a status for, by name as in `asked_of_regions`; and 'top1'."""
+    limits = {f"thresholds/{k}": entry["status"] for k, entry in enumerate(region.get("thresholds") or [])}
+    found = {name: region.get(name) for name in ("top1", "epsilon", *ORDERS)} | limits
+    return {name: status for name, status in found.items() if status is not None}
 
 
 def refutes(criterion: str, criteria: dict[str, Any], real: Array, device: Array, probabilities: bool) -> bool:
@@ -132,9 +156,11 @@ def refutes(criterion: str, criteria: dict[str, Any], real: Array, device: Array
 
     Ties go to the lower index. `probabilities`: whether these are the outputs, not logits.
     """
-    asked: Any = criteria.get(criterion)
+    asked: Any = asked_of_regions(criteria).get(criterion)
     if criterion == "epsilon":
         return bool(np.abs(device - real).max() > asked)
+    if criterion.startswith("thresholds/"):
+        return bool(opposite(asked, real, device).any())
     ordered, top = -np.sort(-real, axis=-1), real.argmax(-1)
     wrong = device.argmax(-1) != top
     if criterion == "ranking":
@@ -155,8 +181,10 @@ def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
     The verdict is the weakest of the criteria asked for; without any, see `_unasked`. It is 'vacuous' where nothing
     follows but a vacuous bound, and not 'proved' where a proof obligation that was checked was not proved.
+    Where a region has no top-1 status its outputs are no classes, and nothing is said of them.
     """
     regions, criteria, proof = document["regions"], document["criteria"], document["proof"]
+    named = all(r["top1"] is not None for r in regions)
     counted = [r["top1"] for r in regions if r["counted"] and r["top1"] is not None]
     share, possible = (
         float(np.mean([s in wanted for s in counted])) if counted else 0.0
@@ -167,9 +195,10 @@ def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if wanted is not None:
         verdicts["top1"] = "proved" if share >= wanted else "unknown" if possible >= wanted else "refuted"
         verdicts["top1"] = verdicts["top1"] if counted else "unknown"
-    for name in ("epsilon", *(order for order in ORDERS if order in criteria)):
-        asked = criteria[name] is not None
-        verdicts[name] = _weakest([r.get(name) or "unknown" for r in regions]) if asked else None
+    asked = asked_of_regions(criteria)
+    for name in ("epsilon", *(order for order in ORDERS if order in criteria), "thresholds"):
+        told = [statuses(r).get(one, "unknown") for one in asked if one.partition("/")[0] == name for r in regions]
+        verdicts[name] = _weakest(told) if told else None
     asked_for = {name: v for name, v in verdicts.items() if v is not None}
     verdict = _weakest(list(asked_for.values())) if asked_for else _unasked(document, counted)
     classes = (asked_for.keys() & {*ORDERS}) or ("top1" in asked_for and share > 0)
@@ -184,14 +213,14 @@ def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "bound_max": max(maxima),
         "observed_max": max(r["observed_max"] for r in regions),
         "evaluations": sum(r["evaluations"] for r in regions),
-        "top1_share": share,
-        "top1_counted": len(counted),
+        "top1_share": share if named else None,
+        "top1_counted": len(counted) if named else None,
         "vacuous": sum(r["vacuous"] for r in regions),
         "not_reached": sum(r["reason"] == TIME_LIMIT for r in regions),
-        "top1": {s: sum(r["top1"] == s for r in regions) for s in ("proved", "refuted", "unknown")},
+        "top1": {s: sum(r["top1"] == s for r in regions) for s in ("proved", "refuted", "unknown")} if named else None,
     }
-    named = {f"{name}_verdict": value for name, value in verdicts.items()}
-    return {"criteria": named, "summary": summary, "": {"verdict": verdict}}
+    told_of = {f"{name}_verdict": value for name, value in verdicts.items()}
+    return {"criteria": told_of, "summary": summary, "": {"verdict": verdict}}
 
 
 def _unasked(document: dict[str, Any], classes: Sequence[str]) -> str:

@@ -11,16 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
+from codesign.network.model import FloatNetwork
+from codesign.quantization.integer import IntegerNetwork
+from codesign.quantization.targets import read_targets
 
 MAX_VALUES = 1 << 28  # 1 GiB of float32
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Samples `x` float32 (N, T, D) and, where the file has them, integer class labels `y` (N,)."""
+    """Samples `x` float32 (N, T, D) and, where the file has them, labels `y` int64: (N,), or (N, rows) for a model
+    with an output at every step; or in place of labels `values` float64 (N, outputs), which the outputs aim at."""
 
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.int64] | None
+    values: npt.NDArray[np.float64] | None = None
 
     @property
     def sha256(self) -> str:
@@ -29,10 +34,11 @@ class Calibration:
 
     @property
     def labels_sha256(self) -> str | None:
-        """Of the labels, as numbers of 8 bytes, little-endian, after their shape as text; None where there are none."""
-        if self.y is None:
+        """Of the labels or values, as 8 bytes each, little-endian, after their shape as text; None without."""
+        told = self.y if self.y is not None else self.values
+        if told is None:
             return None
-        values = np.ascontiguousarray(self.y, "<f8" if self.y.dtype.kind == "f" else "<i8")
+        values = np.ascontiguousarray(told, "<f8" if told.dtype.kind == "f" else "<i8")
         return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
 
     def describe(self) -> dict[str, int | str | None]:
@@ -49,11 +55,14 @@ def default_calibration_path(model_path: str | Path) -> Path:
     return path.with_name(name + ".calib.npz")
 
 
-def load_calibration(path: str | Path, input_shape: tuple[int, int]) -> Calibration:
-    """Read a calibration file for a model of input shape (T, D).
+def load_calibration(
+    path: str | Path, input_shape: tuple[int, int], network: FloatNetwork | IntegerNetwork | None = None
+) -> Calibration:
+    """Read a calibration file for a model of input shape (T, D); of `network`, where what `y` means is of interest.
 
     Raises InputError where the file is missing or damaged, where `x` is absent, not (N, T, D) with N >= 1,
-    not floating point or not finite, and where `y` is not N integers. Nothing in the file is unpickled.
+    not floating point or not finite, and where `y` does not fit (`codesign.quantization.targets`). Nothing in the file
+    is unpickled.
     """
     path = Path(path)
     steps, features = input_shape
@@ -81,20 +90,9 @@ def load_calibration(path: str | Path, input_shape: tuple[int, int]) -> Calibrat
         raise InputError(
             f"calibration file {path}: x contains NaN, infinite or float32-overflowing values; remove them"
         )
-    return Calibration(samples, _labels(path, arrays.get("y"), len(samples)))
-
-
-def _labels(path: Path, y: npt.NDArray[np.generic] | None, count: int) -> npt.NDArray[np.int64] | None:
-    if y is None:
-        return None
-    if y.dtype.kind not in "iu" or y.shape != (count,):
-        raise InputError(
-            f"calibration file {path}: y has dtype {y.dtype} and shape {y.shape}, "
-            f"but it has to be integer class labels of shape ({count},)"
-        )
-    if y.size and (int(y.min()) < 0 or int(y.max()) > np.iinfo(np.int64).max):
-        raise InputError(f"calibration file {path}: y contains negative or too large class labels")
-    return y.astype(np.int64)
+    if "y" not in arrays:
+        return Calibration(samples, None)
+    return Calibration(samples, *read_targets(arrays["y"], len(samples), network, f"calibration file {path}"))
 
 
 def _read_arrays(path: Path, recipe: str) -> dict[str, npt.NDArray[np.generic]]:

@@ -28,7 +28,7 @@ class Region:
     sample: int | None
     bound: tuple[float, ...]
     observed: tuple[float, ...]
-    top1: Status
+    top1: Status | None
     top1_class: int | None
     counted: bool
     orders: Mapping[str, Any]
@@ -81,9 +81,10 @@ class Reader:
         observed = self.take(entry, where, "observed", kind="numbers")
         lo = self.take(entry, where, "difference_lo", kind="numbers")
         hi = self.take(entry, where, "difference_hi", kind="numbers")
-        top1 = self.take(entry, where, "top1", kind="status")
         if not isinstance(entry, Mapping):
             return None
+        classes = "top1" not in entry or entry["top1"] is not None  # null: the outputs are no classes
+        top1 = self.take(entry, where, "top1", kind="status") if classes else None
         counted = self.take(entry, where, "counted", kind="flag")
         for key, kind in (("radius", "number"), ("sample", "count"), ("top1_class", "count")):
             if key not in entry or not (entry[key] is None or is_kind(entry[key], kind)):
@@ -93,18 +94,32 @@ class Reader:
         if not bound or not len(bound) == len(observed) == len(lo) == len(hi):
             self.failures.append(f"{where} has bounds and observations of different lengths")
             return None
+        if classes and len(bound) == 1:
+            self.contradicted = True
+            self.failures.append(f"{where} speaks of the class of one output, which has none")
         if max(bound) != largest or any(b < max(-l, h) for b, l, h in zip(bound, lo, hi, strict=True)):  # noqa: E741
             self.contradicted = True
             self.failures.append(f"{where} contradicts itself: its bounds disagree")
         return Region(
             name, shape, entry["radius"], entry["sample"], tuple(bound), tuple(observed), top1, entry["top1_class"],
-            counted, {key: entry.get(key) for key in ORDERS}, entry.get("reason") != "time limit",
+            counted, {key: entry.get(key) for key in ORDERS} | _sides(entry), entry.get("reason") != "time limit",
         )  # fmt: skip
+
+
+def limit_name(limit: Evidence) -> str:
+    """What a threshold's status goes by, whatever else is asked for."""
+    return f"threshold {limit.get('value')!r} of output {limit.get('output')!r}"
+
+
+def _sides(entry: Evidence) -> dict[str, Any]:
+    told = entry.get("thresholds")
+    entries = told if isinstance(told, list) else []
+    return {limit_name(e): e.get("status") for e in entries if isinstance(e, Mapping)}
 
 
 def is_kind(value: object, kind: str) -> bool:
     """Whether a JSON value is a 'flag', 'text' (not empty), 'table', 'list', 'status', 'count' (an integer of at least
-    0), a finite 'number', a list of such 'numbers', or a 'pair' of counts."""
+    0), a finite 'number', a list of such 'numbers', a 'pair' of counts, or 'limits': a list of thresholds."""
     if kind == "flag":
         return isinstance(value, bool)
     if kind == "text":
@@ -119,6 +134,10 @@ def is_kind(value: object, kind: str) -> bool:
         return isinstance(value, list) and all(is_kind(v, "number") for v in value)
     if kind == "pair":
         return isinstance(value, list) and len(value) == 2 and all(is_kind(v, "count") for v in value)
+    if kind == "limits":
+        tables = value if isinstance(value, list) else [None]
+        parts = [(t.get("value"), t.get("output", -1)) if isinstance(t, Mapping) else (None, -1) for t in tables]
+        return all(is_kind(v, "number") and (k is None or is_kind(k, "count")) for v, k in parts)
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) <= _LARGEST and (kind == "number" or (kind == "count" and value >= 0))
     return kind == "number" and isinstance(value, float) and math.isfinite(value)

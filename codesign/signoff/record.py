@@ -38,7 +38,9 @@ def signoff_document(
     certificate, hil, build = certificate or {}, hil or {}, build or {}
     target = _table(hil.get("target"))
     stack = _table(hil.get("stack"))
-    criteria = {c.name: {"wanted": c.wanted, "reached": c.reached, "status": c.status} for c in signoff.criteria}
+    told = [(c.name, {"wanted": c.wanted, "reached": c.reached, "status": c.status}) for c in signoff.criteria]
+    criteria: dict[str, Any] = {name: entry for name, entry in told if name != "thresholds"}
+    criteria["thresholds"] = [entry for name, entry in told if name == "thresholds"] or None
     return {
         "schema": SCHEMA_ID,
         "verdict": signoff.verdict,
@@ -90,7 +92,7 @@ def _certificate(certificate: Evidence) -> dict[str, Any]:
     regions = [r for r in entries if isinstance(r, Mapping)] if isinstance(entries, list) else []
     bounds = [max(r["bound"]) for r in regions if is_kind(r.get("bound"), "numbers") and r["bound"]]
     observed = [max(r["observed"]) for r in regions if is_kind(r.get("observed"), "numbers") and r["observed"]]
-    counted = [r.get("top1") == "proved" for r in regions if r.get("counted") is True]
+    counted = [r["top1"] == "proved" for r in regions if r.get("counted") is True and r.get("top1") is not None]
     proof = _table(certificate.get("proof"))
     return {
         "regions": len(regions),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from codesign.signoff import domain
-from codesign.signoff.evidence import ORDERS, Evidence, Reader, Region, Status, is_kind
+from codesign.signoff.evidence import ORDERS, Evidence, Reader, Region, Status, is_kind, limit_name
 from codesign.signoff.wording import bound_statements, number, some, top1_notes, upward
 from codesign.text import everything_proved, proved_sentence, second_sentence
 
@@ -19,26 +19,35 @@ if TYPE_CHECKING:
     from codesign.verification import Criteria
 
 Verdict = Literal["PASS", "FAIL"]
-CriterionName = Literal["epsilon", "top1_share", "top1_above", "topk", "ranking"]
+CriterionName = Literal["epsilon", "top1_share", "top1_above", "topk", "ranking", "thresholds"]
 
-_KINDS = {"epsilon": "number", "top1_share": "number", "top1_above": "number", "topk": "count", "ranking": "pair"}
+_KINDS = {
+    "epsilon": "number", "top1_share": "number", "top1_above": "number", "topk": "count", "ranking": "pair",
+    "thresholds": "limits",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class CriterionResult:
     """A criterion asked for: what is `wanted`, the figure `reached` (None: cannot be told) and its status.
 
-    `reached` is the largest bound for 'epsilon', else the share of regions with a proof.
+    `reached` is the largest bound for 'epsilon', else the share of regions with a proof. Several thresholds are several
+    criteria of that name.
     """
 
     name: CriterionName
-    wanted: float | list[int]
+    wanted: float | list[int] | dict[str, float | int | None]
     reached: float | None
     status: Status
 
     @property
     def sentence(self) -> str:
         reached = "none" if self.reached is None else number(self.reached)
+        if isinstance(self.wanted, dict):
+            place = self.wanted["output"]
+            which = "every output" if place is None else f"output {place}"
+            what = f"{which} on the same side of {number(self.wanted['value'] or 0.0)} as the float model's"
+            return f"{what} is {self.status} (share of regions proved: {reached})"
         wanted = " above ".join(map(str, self.wanted)) if isinstance(self.wanted, list) else number(self.wanted)
         if self.name == "epsilon":
             return (
@@ -334,6 +343,7 @@ class _Judge(Reader):
         if criteria is not None:
             wanted: dict[str, Any] = {"epsilon": criteria.epsilon, "top1_share": criteria.top1_share}
             wanted |= {k: list(v) if isinstance(v, tuple) else v for k, v in criteria.orders().items()}
+            wanted["thresholds"] = [t.to_json() for t in criteria.limits().values()] or None
             return {k: v for k, v in wanted.items() if v is not None}
         asked = self.take(certificate, "the certificate", "criteria", kind="table")
         if asked is None:
@@ -369,7 +379,7 @@ class _Judge(Reader):
             results.append(CriterionResult("epsilon", epsilon, reached, status))
         if "top1_share" in asked:
             wanted = asked["top1_share"]
-            share, possible = _shares([r.top1 for r in regions if r.counted])
+            share, possible = _shares([r.top1 for r in regions if r.counted and r.top1 is not None])
             status = "refuted" if possible < wanted else "unknown"
             if proof_ok and share is not None and share >= wanted:
                 status = "proved"
@@ -379,6 +389,10 @@ class _Judge(Reader):
                 share, possible = _shares([r.orders[name] for r in regions])
                 status = "proved" if proof_ok and share == 1.0 else "refuted" if possible < 1.0 else "unknown"
                 results.append(CriterionResult(name, asked[name], share, status))
+        for limit in asked.get("thresholds") or []:
+            share, possible = _shares([r.orders.get(limit_name(limit)) for r in regions])
+            status = "proved" if proof_ok and share == 1.0 else "refuted" if possible < 1.0 else "unknown"
+            results.append(CriterionResult("thresholds", {**limit}, share, status))
         for result in results:
             if result.status == "proved":
                 self.statements.append(f"Criterion: {result.sentence}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from codesign.network import evaluate
 from codesign.proof.ranges import says_nothing
 from codesign.proof.statement import ALL_INPUTS_METHOD, all_inputs_statement, sentences
+from codesign.proof.thresholds import opposite
 from codesign.quantization.align import align
 from codesign.quantization.integer import ActivationArray, IntegerNetwork
 from codesign.quantization.rescaling import effective_network
@@ -27,9 +29,10 @@ from codesign.verification.facts import facts
 from codesign.verification.norms import class_margins
 from codesign.verification.propagate import top1_proved
 from codesign.verification.relaxation import Recorder
-from codesign.verification.results import Options, RegionResult
+from codesign.verification.results import Options, RegionResult, has_classes
 from codesign.verification.same_class import same_class_margin
 from codesign.verification.streams import float_stream, integer_stream
+from codesign.verification.thresholds import covered as same_sides
 from codesign.verification.trace import MARGIN_ROOM, RELATIVE_ROOM, Trace, published, traces
 
 STREAMS, STREAM_STEPS = 32, 1000
@@ -38,7 +41,8 @@ _AUDIT = 1 << 20  # a stream of random numbers of its own
 
 @dataclass(frozen=True, eq=False)
 class AllInputs:
-    """A certificate over the domain. `covered`: samples (N,) whose class is proved equal; None without samples.
+    """A certificate over the domain. `covered`: samples (N,) whose class is proved equal; None without samples or
+    classes. `thresholds`: what is stated of each: its hysteresis, and the samples that are on one side of it.
 
     `joint`: the region's bounds are the tighter of the comparison system's and the joint zonotope's. `margin`: of the
     float logits, above which the class is the same (inf: none). `vacuous`: `codesign.proof.ranges.says_nothing`.
@@ -52,6 +56,8 @@ class AllInputs:
     joint: bool = False
     samples_sha256: str | None = None
     vacuous: bool = False
+    samples: int | None = None
+    thresholds: tuple[dict[str, Any], ...] = ()
 
     @property
     def logit_bound(self) -> Array:
@@ -74,7 +80,8 @@ class AllInputs:
             "same_class_margin": self.margin if np.isfinite(self.margin) else None,
             "covered_share": share,
             "covered_samples": None if self.covered is None else int(self.covered.sum()),
-            "samples": None if self.covered is None else len(self.covered),
+            "samples": self.samples,
+            "thresholds": list(self.thresholds) or None,
             "samples_sha256": self.samples_sha256,
             "contraction": [c.to_json() for c in self.domain.contractions],
             "stream_error": self.stream_error,
@@ -113,8 +120,12 @@ def all_inputs(
     options = certification.options
     kept = proofs(options.criteria, domain.enclosure.margins, domain.softmax, recorder)
     classes = top1_proved(domain.enclosure)[1]
-    told = class_margins(domain.enclosure.margins, domain.enclosure.output_margins, classes[0], 0, recorder)
-    margin = same_class_margin(domain, recorder) * (1 + 4 * RELATIVE_ROOM) + MARGIN_ROOM
+    named = has_classes(network, options)
+    told: tuple[dict[str, float | int], ...] = ()
+    margin = np.inf
+    if named:
+        told = class_margins(domain.enclosure.margins, domain.enclosure.output_margins, classes[0], 0, recorder)
+        margin = same_class_margin(domain, recorder) * (1 + 4 * RELATIVE_ROOM) + MARGIN_ROOM
     rng = np.random.default_rng([options.seed, _AUDIT])
     second = 10 * options.second_sample  # there is one batch only
     proof = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng, second)
@@ -123,15 +134,19 @@ def all_inputs(
     alone = any_length or not joint
     if not alone:
         proof.merge(certification.proof)
-    changed = _judged(result, domain, options, kept, told, alone)
+    changed = _judged(result, domain, options, kept, told, alone, network.output.shape[-1])
     share = None
     if samples is not None and len(samples):
         exact = evaluate(certification.float_network, samples, logits=True).reshape(len(samples), -1)
         inside = ((samples >= result.region.lo) & (samples <= result.region.hi)).all((1, 2))
-        share = covered(domain, exact) & inside
+        share = covered(domain, exact) & inside if named else None
         _observe(certification, changed, samples, exact, inside, share, margin)
+    limits = _limits(certification, changed, samples)
     error = stream_error(certification, changed) if any_length else None
-    stated = AllInputs(domain, any_length, margin, share, error, not alone, _digest(samples))
+    count = None if samples is None else len(samples)
+    stated = AllInputs(
+        domain, any_length, margin, share, error, not alone, _digest(samples), samples=count, thresholds=limits
+    )
     return (
         replace(certification, regions=(changed,), proof=proof),
         replace(stated, vacuous=says_nothing(stated.to_json(), certification.ranges[0], network.output.shape[-1])),
@@ -140,11 +155,12 @@ def all_inputs(
 
 def _observe(
     certification: Certification, told: RegionResult, samples: npt.NDArray[np.float32], logits: Array, inside: Flags,
-    share: Flags, margin: float,
+    share: Flags | None, margin: float,
 ) -> None:  # fmt: skip
     """SoundnessAlarm where a sample of the domain is further off, or of another class, than what is told of all inputs.
 
-    `logits` (N, M): the float network's at the samples; `share` (N,): those whose class is told to be equal.
+    `logits` (N, M): the float network's at the samples; `share` (N,): those whose class is told to be equal,
+    None where outputs are no classes.
     """
     if not inside.any():
         return
@@ -157,7 +173,7 @@ def _observe(
     )
     if logits.shape[1] == network.output.shape[-1] > 1:
         ordered = np.sort(logits, axis=1)
-        promised = share | (inside & (ordered[:, -1] - ordered[:, -2] > margin))
+        promised = (False if share is None else share) | (inside & (ordered[:, -1] - ordered[:, -2] > margin))
         flipped = promised & (outputs.argmax(1) != logits.argmax(1))
         require_never(
             "the domain: a sample is told to keep its class, and the integer network gives another",
@@ -172,15 +188,15 @@ def _adds(result: RegionResult, domain: DomainEnclosure, kept: dict[str, Flags])
     difference, logits = published(e.output_difference), published(e.logit_difference)
     tighter = (result.lower > difference.lo[0]).any() or (result.upper < difference.hi[0]).any()
     logit = np.maximum(-logits.lo[0], logits.hi[0])
-    proved = [(result.top1, bool(top1_proved(e)[0][0]))]
-    proved += [(status, bool(kept[name][0])) for name, status in result.orders.items()]
+    proved: list[tuple[Status | None, bool]] = [(result.top1, bool(top1_proved(e)[0][0]))]
+    proved += [(status, bool(kept[name][0])) for name, status in result.orders.items() if name in kept]
     more = any(status == "proved" and not flag for status, flag in proved)
     return bool(tighter or (result.logit_bound < logit).any() or more)
 
 
 def _judged(
     result: RegionResult, domain: DomainEnclosure, options: Options, kept: dict[str, Flags],
-    margins: tuple[dict[str, float | int], ...], alone: bool,
+    margins: tuple[dict[str, float | int], ...], alone: bool, width: int,
 ) -> RegionResult:  # fmt: skip
     """The region's bounds, statuses and facts: by the comparison system, and unless `alone` by the zonotope as well.
 
@@ -198,10 +214,12 @@ def _judged(
     if criteria.epsilon is not None and epsilon != "refuted":
         epsilon = "proved" if float(bound.max()) <= criteria.epsilon else "unknown"
     proved, classes = top1_proved(e)
-    orders = {name: _status(bool(kept[name][0]), status, alone) for name, status in result.orders.items()}
-    top1 = _status(bool(proved[0]), result.top1, alone)
+    orders = {
+        name: _status(bool(kept[name][0]), status, alone) for name, status in result.orders.items() if name in kept
+    }
+    top1 = None if result.top1 is None else _status(bool(proved[0]), result.top1, alone)
     known = result.top1_class if top1 == "proved" else None
-    if proved[0]:
+    if proved[0] and top1 is not None:
         known = int(classes[0][0]) if len(classes[0]) == 1 else None
     told = facts(e, 0, bound, logit, margins)
     if not alone:
@@ -213,12 +231,46 @@ def _judged(
     trace = Trace((), np.zeros(0), np.zeros(0, bool)) if alone or result.trace is None else result.trace
     first = traces(domain.planes, (), 1)[0]
     trace = Trace(first.steps + trace.steps, np.concatenate([first.slopes, trace.slopes]), trace.resets, domain.states)
-    return replace(
+    changed = replace(
         result, lower=difference.lo[0], upper=difference.hi[0], logit_bound=logit, output_lo=output.lo[0],
         output_hi=output.hi[0], epsilon=epsilon, sources=e.sources[0], reason=_reason(top1, epsilon), orders=orders,
         top1=top1, top1_class=known, facts=told,
         trace=trace,
     )  # fmt: skip
+    return changed.with_thresholds(criteria, width)
+
+
+def _limits(
+    certification: Certification, told: RegionResult, samples: npt.NDArray[np.float32] | None
+) -> tuple[dict[str, Any], ...]:
+    """What is stated of each threshold: the band over the domain, and how many samples are on one side for certain.
+
+    SoundnessAlarm where the integer network is on the other side for one of these.
+    """
+    found: list[dict[str, Any]] = []
+    network = certification.integer_network
+    for limit in told.thresholds:
+        count = None
+        if samples is not None and len(samples):
+            inside = ((samples >= told.region.lo) & (samples <= told.region.hi)).all((1, 2))
+            real = evaluate(certification.float_network, samples).reshape(len(samples), -1)
+            kept = inside & same_sides(limit.threshold, real, Box(told.lower, told.upper), network.output.shape[-1])
+            device = dequantize(network.output, simulate(network, quantize_input(network, samples)))
+            shape = (len(samples), -1, network.output.shape[-1])
+            apart = opposite(limit.threshold.to_json(), real.reshape(shape), device.reshape(shape)).any((1, 2))
+            require_never(
+                f"the domain: a sample is told to be on the same side of {limit.threshold}, and it is not",
+                bool((kept & apart).any()),
+                partial(_shown, samples, kept & apart),
+            )
+            count = int(kept.sum())
+        count = 0 if samples is not None and count is None else count
+        found.append({**limit.threshold.to_json(), "hysteresis": limit.hysteresis, "covered_samples": count})
+    return tuple(found)
+
+
+def _shown(samples: npt.NDArray[np.float32], wrong: Flags) -> dict[str, Any]:
+    return {"input": samples[int(np.argmax(wrong))]}
 
 
 def _status(proved: bool, before: Status, alone: bool) -> Status:
@@ -233,7 +285,7 @@ def _digest(samples: npt.NDArray[np.float32] | None) -> str | None:
     return None if samples is None else hashlib.sha256(np.ascontiguousarray(samples, "<f4").tobytes()).hexdigest()
 
 
-def _reason(top1: str, epsilon: str | None) -> str:
+def _reason(top1: str | None, epsilon: str | None) -> str:
     if top1 == "unknown" and epsilon != "unknown":
         return (
             "over the whole domain the float model's own class changes; see all_inputs for the inputs that are covered"

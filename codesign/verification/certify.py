@@ -30,7 +30,7 @@ from codesign.verification.propagate import Enclosure, propagate, top1_proved
 from codesign.verification.quadratic_network import require_quadratic, sharpened
 from codesign.verification.regions import Region
 from codesign.verification.relaxation import Recorder
-from codesign.verification.results import Certification, Options, RegionResult
+from codesign.verification.results import Certification, Options, RegionResult, has_classes
 from codesign.verification.search import Search, SearchResult, search
 from codesign.verification.trace import published, traces
 from codesign.verification.violations import watches
@@ -64,7 +64,7 @@ def certify(
     stages = align(float_network, integer_network)
     if options.method == "quadratic":
         require_quadratic(stages, integer_network, regions)
-    options.criteria.check_outputs(integer_network.output.shape[-1])
+    options.criteria.check_outputs(integer_network.output.shape[-1], options.classes)
     flags = np.ones(len(regions), bool) if counted is None else np.asarray(counted, bool)
     if options.criteria.top1_share is not None and not flags.any():
         raise InputError(
@@ -165,7 +165,9 @@ def _left_out(task: _Task) -> Batch:
             published(Box(lo[None], hi[None])) for lo, hi in (after.difference, before.difference, after.real)
         )
         bound, logit = (np.maximum(-box.lo[0], box.hi[0]) for box in (difference, logits))
-        top1: Status = "unknown" if found.disagreement is None else "refuted"
+        top1: Status | None = None
+        if has_classes(task.integer_network, task.options):
+            top1 = "unknown" if found.disagreement is None else "refuted"
         epsilon: Status | None = None
         if asked.epsilon is not None:
             epsilon = "refuted" if found.error > asked.epsilon else "unknown"
@@ -174,7 +176,7 @@ def _left_out(task: _Task) -> Batch:
             region, difference.lo[0], difference.hi[0], logit, output.lo[0], output.hi[0], top1, None, epsilon,
             TIME_LIMIT, {}, found, None, 0.0, Facts(norms, logit_norms), _orders(asked, {}, 0, found),
         )  # fmt: skip
-        results.append(result)
+        results.append(result.with_thresholds(asked, task.integer_network.output.shape[-1]))
     return results, ProofSummary(task.options.proof)
 
 
@@ -182,7 +184,7 @@ def _certify_batch(task: _Task) -> Batch:
     from threadpoolctl import threadpool_limits
 
     require_round_to_nearest()
-    options = task.options
+    options, width = task.options, task.integer_network.output.shape[-1]
     rng = np.random.default_rng([options.seed, task.index])
     started = time.process_time()
     recorders = [Recorder()]
@@ -199,8 +201,9 @@ def _certify_batch(task: _Task) -> Batch:
         asked = options.criteria
         kept = proofs(asked, enclosure.margins, enclosure.softmax, recorders[-1])
         proved, classes = top1_proved(enclosure)
+        named = has_classes(task.integer_network, options)
         told = [
-            class_margins(enclosure.margins, enclosure.output_margins, classes[k], k, recorders[-1])
+            class_margins(enclosure.margins, enclosure.output_margins, classes[k], k, recorders[-1]) if named else ()
             for k in range(len(task.regions))
         ]
         summary = ProofSummary(options.proof)
@@ -215,10 +218,22 @@ def _certify_batch(task: _Task) -> Batch:
             watching = watches(asked, task.float_network)  # those that are proved as well: nothing may violate them
             found = search(task.float_network, task.integer_network, region, rng, options.evaluations, watches=watching)
             lower = abstract_lower(stages, task.integer_network, region, rng)
-            result = _judge(region, k, enclosure, bool(proved[k]), classes[k], told[k], found, lower, options, spent)
-            orders = _orders(asked, kept, k, found)
-            reason = result.reason or (_reason("unknown", None, enclosure, k) if "unknown" in orders.values() else "")
-            results.append(replace(result, orders=orders, reason=reason, trace=choices[k]))
+            result = _judge(
+                region,
+                k,
+                enclosure,
+                bool(proved[k]),
+                classes[k] if named else None,
+                told[k],
+                found,
+                lower,
+                options,
+                spent,
+            )
+            result = replace(result, orders=_orders(asked, kept, k, found)).with_thresholds(asked, width)
+            undecided = "unknown" in result.orders.values()
+            reason = result.reason or (_reason("unknown", None, enclosure, k) if undecided else "")
+            results.append(replace(result, reason=reason, trace=choices[k]))
     return results, summary
 
 
@@ -233,7 +248,7 @@ def _orders(asked: Criteria, proved: dict[str, Flags], k: int, found: SearchResu
 
 
 def _judge(
-    region: Region, k: int, enclosure: Enclosure, top1: bool, classes: npt.NDArray[np.intp],
+    region: Region, k: int, enclosure: Enclosure, top1: bool, classes: npt.NDArray[np.intp] | None,
     margins: tuple[dict[str, float | int], ...], found: SearchResult, abstract: Array | None, options: Options,
     seconds: float,
 ) -> RegionResult:  # fmt: skip
@@ -244,20 +259,22 @@ def _judge(
     lower, upper = difference.lo, difference.hi
     bound = float(np.maximum(-lower, upper).max())
     logit = np.maximum(-logits.lo, logits.hi)
-    top1_status: Status = "proved" if top1 else "refuted" if found.disagreement is not None else "unknown"
+    top1_status: Status | None = None
+    if classes is not None:
+        top1_status = "proved" if top1 else "refuted" if found.disagreement is not None else "unknown"
     epsilon = options.criteria.epsilon
     epsilon_status: Status | None = None
     if epsilon is not None:
         epsilon_status = "proved" if bound <= epsilon else "refuted" if found.error > epsilon else "unknown"
     return RegionResult(
         region, lower, upper, logit, output.lo, output.hi, top1_status,
-        int(classes[0]) if top1 and len(classes) == 1 else None, epsilon_status,
+        int(classes[0]) if classes is not None and top1 and len(classes) == 1 else None, epsilon_status,
         _reason(top1_status, epsilon_status, enclosure, k), enclosure.sources[k], found, abstract, seconds,
         facts(enclosure, k, np.maximum(-lower, upper), logit, margins),
     )  # fmt: skip
 
 
-def _reason(top1: Status, epsilon: Status | None, enclosure: Enclosure, k: int) -> str:
+def _reason(top1: Status | None, epsilon: Status | None, enclosure: Enclosure, k: int) -> str:
     """Why something is unknown: one sentence, '' where nothing is."""
     if top1 != "unknown" and epsilon != "unknown":
         return ""

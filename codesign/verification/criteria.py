@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from codesign.errors import InputError
 from codesign.proof.exponentials import confident_margins
+from codesign.proof.thresholds import Threshold
 from codesign.quantization.integer import IntActivation
 from codesign.verification import head
 from codesign.verification.affine import Array, Box
@@ -25,6 +26,7 @@ Status = Literal["proved", "refuted", "unknown"]
 Flags = npt.NDArray[np.bool_]
 # Those whose status is told for every region, beyond epsilon and top-1 equality.
 ORDER_CRITERIA = ("top1_above", "topk", "ranking")
+THRESHOLDS = "thresholds"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Criteria:
     `epsilon`: |integer - float| <= epsilon on every output. `top1_share`: equal top-1 class on that share of counted
     regions. `top1_above`: equal top-1 class for every input whose top-1 probability in the float network exceeds it.
     `topk`: both networks' sets of the K largest outputs are equal. `ranking` (I, J): output I is above output J in the
-    integer network wherever it is in the float network.
+    integer network wherever it is in the float network. `thresholds`: of each, both networks' outputs are on the same
+    side; `Threshold`s, numbers, or texts as of --threshold.
+
+    Those on classes and their order are for models of at least two outputs (a row).
     """
 
     epsilon: float | None = None
@@ -42,8 +47,10 @@ class Criteria:
     top1_above: float | None = None
     topk: int | None = None
     ranking: tuple[int, int] | None = None
+    thresholds: Sequence[Threshold | float | str] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "thresholds", tuple(dict.fromkeys(map(Threshold.of, self.thresholds))))
         if self.epsilon is not None and not (np.isfinite(self.epsilon) and self.epsilon >= 0):
             raise InputError(f"epsilon {self.epsilon} is not a bound; give --epsilon E with E at least 0")
         if self.top1_share is not None and not 0 <= self.top1_share <= 1:
@@ -62,27 +69,48 @@ class Criteria:
 
     @property
     def asked(self) -> bool:
-        return any(v is not None for v in (self.epsilon, self.top1_share, *self.orders().values()))
+        return any(v is not None for v in (self.epsilon, self.top1_share, *self.named().values()))
 
     def to_json(self) -> dict[str, Any]:
         """For the certificate."""
         orders = {name: list(v) if isinstance(v, tuple) else v for name, v in self.orders().items()}
-        return {"epsilon": self.epsilon, "top1_share": self.top1_share, **orders}
+        limits = [t.to_json() for t in self.limits().values()] or None
+        return {"epsilon": self.epsilon, "top1_share": self.top1_share, **orders, THRESHOLDS: limits}
 
     def orders(self) -> dict[str, float | int | tuple[int, int] | None]:
         return {"top1_above": self.top1_above, "topk": self.topk, "ranking": self.ranking}
 
-    def check_outputs(self, outputs: int) -> None:
-        """InputError where a network with that many outputs a row cannot be asked this."""
-        if self.top1_above is not None and outputs < 2:
-            raise InputError("--top1-above needs a model of at least two outputs; this one has one")
+    def limits(self) -> dict[str, Threshold]:
+        """The thresholds, each with the name that its status and counterexamples go by."""
+        return {f"{THRESHOLDS}/{k}": Threshold.of(wanted) for k, wanted in enumerate(self.thresholds)}
+
+    def named(self) -> dict[str, float | int | tuple[int, int] | Threshold | None]:
+        """What is asked of every region and has a status of its own there, beyond epsilon."""
+        return {**self.orders(), **self.limits()}
+
+    def check_outputs(self, outputs: int, classes: bool = True) -> None:
+        """InputError where a network with that many outputs a row cannot be asked this; `classes`: as their scores."""
+        about = {"--require-top1": self.top1_share, "--top1-above": self.top1_above, "--topk": self.topk,
+                 "--ranking": self.ranking}  # fmt: skip
+        for option in (name for name, wanted in about.items() if wanted is not None):
+            if outputs < 2:
+                raise InputError(
+                    f"{option} compares classes, but this model has one output, which is the largest in both networks "
+                    "whatever it is; give --threshold T (both on the same side of T) or --epsilon E"
+                )
+            if not classes and option != "--ranking":
+                raise InputError(
+                    f"{option} compares classes, but the samples' y are real values, to which no class belongs; give "
+                    "--epsilon E or --threshold T"
+                )
         if self.topk is not None and self.topk >= outputs:
             raise InputError(
                 f"the set of the {self.topk} largest of {outputs} outputs is always the same; give --topk K with K "
                 f"below {outputs}"
             )
-        if self.ranking is not None and max(self.ranking) >= outputs:
-            raise InputError(f"output {max(self.ranking)} does not exist; outputs are counted from 0 to {outputs - 1}")
+        named = [*(self.ranking or ()), *(t.output for t in self.limits().values() if t.output is not None)]
+        if max(named, default=0) >= outputs:
+            raise InputError(f"output {max(named)} does not exist; outputs are counted from 0 to {outputs - 1}")
 
 
 def proofs(

@@ -22,12 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.errors import InputError
+from codesign.proof.thresholds import Threshold
 from codesign.quantization.integer import IntegerNetwork
 from codesign.verification.audit import ProofSummary
 from codesign.verification.facts import Facts
 from codesign.verification.regions import Region
 from codesign.verification.results import Options, RegionResult
 from codesign.verification.search import SearchResult
+from codesign.verification.thresholds import ThresholdResult
 from codesign.verification.trace import Trace
 
 Batch = tuple[list[RegionResult], ProofSummary]
@@ -164,6 +166,7 @@ def _to_json(result: RegionResult) -> dict[str, Any]:
         **{name: getattr(result, name) for name in _PLAIN},
         "abstract": _optional(result.abstract),
         "facts": result.facts.to_json(),
+        "thresholds": [(asdict(t.threshold), t.proved, t.hysteresis) for t in result.thresholds],
         "found": {
             "error": found.error,
             "per_output": _pack(found.per_output),
@@ -189,6 +192,7 @@ def _result(data: dict[str, Any], region: Region) -> RegionResult:
         **fields,
         abstract=None if abstract is None else _unpack(abstract),
         facts=Facts.from_json(data["facts"]),
+        thresholds=tuple(ThresholdResult(Threshold(**asked), *told) for asked, *told in data["thresholds"]),
         found=SearchResult(
             found["error"],
             _unpack(found["per_output"]),

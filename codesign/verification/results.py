@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +16,13 @@ from codesign.proof.statement import conclusions
 from codesign.quantization.align import align
 from codesign.quantization.integer import IntegerNetwork
 from codesign.soundness import require_never, require_within
-from codesign.verification.affine import Array
+from codesign.verification.affine import Array, Box
 from codesign.verification.audit import ProofMode, ProofSummary
-from codesign.verification.criteria import ORDER_CRITERIA, Criteria, Status
+from codesign.verification.criteria import ORDER_CRITERIA, THRESHOLDS, Criteria, Status
 from codesign.verification.facts import Facts
 from codesign.verification.regions import Region
 from codesign.verification.search import Float32Array, SearchResult
+from codesign.verification.thresholds import ThresholdResult, judge
 from codesign.verification.trace import Trace
 
 Method = Literal["zonotope", "quadratic"]
@@ -32,7 +33,9 @@ class Options:
     """Parameters of a run. `evaluations`: exact ones per region in the adversarial search.
 
     `method` 'quadratic' adds quadratic zonotopes to the joint zonotope: tighter, slower, for short sequences.
-    No batch of regions is started after `time_limit` seconds. `resume`: a journal of finished batches, to go on from.
+    `classes`: whether the outputs of a row are scores of classes, so that 'the same class' means something; one output
+    never is. No batch of regions is started after `time_limit` seconds. `resume`: a journal of finished batches, to go
+    on from.
     """
 
     criteria: Criteria = field(default_factory=Criteria)
@@ -46,6 +49,7 @@ class Options:
     time_limit: float | None = None
     resume: Path | None = None
     method: Method = "zonotope"
+    classes: bool = True
 
     def __post_init__(self) -> None:
         if self.time_limit is not None and not (np.isfinite(self.time_limit) and self.time_limit >= 0):
@@ -59,7 +63,8 @@ class RegionResult:
     `lower`, `upper`: certified range of integer - float for each output; `bound` the larger magnitude. `logit_bound`
     is the same before a final softmax, `abstract` the abstract model's worst case from below, on the logits.
     `output_lo`, `output_hi`: certified range of the float network's outputs. `orders`: status of each order criterion
-    that was asked for. `reason`: why something is unknown.
+    and threshold that was asked for. `top1` is None where outputs are no classes. `reason`: why something is unknown.
+    `thresholds`: what is certified of each.
     """
 
     region: Region
@@ -68,7 +73,7 @@ class RegionResult:
     logit_bound: Array
     output_lo: Array
     output_hi: Array
-    top1: Status
+    top1: Status | None
     top1_class: int | None
     epsilon: Status | None
     reason: str
@@ -79,6 +84,7 @@ class RegionResult:
     facts: Facts
     orders: dict[str, Status] = field(default_factory=dict)
     trace: Trace | None = None  # None: the run cannot be replayed
+    thresholds: tuple[ThresholdResult, ...] = ()
 
     def __post_init__(self) -> None:
         """No result exists whose search beats it, whatever method made its bounds: SoundnessAlarm."""
@@ -116,6 +122,16 @@ class RegionResult:
     def bound_max(self) -> float:
         return float(self.bound.max())
 
+    def with_thresholds(self, criteria: Criteria, width: int) -> RegionResult:
+        """With what these bounds say of each threshold, `width` outputs a row; and the status of each."""
+        real, difference = Box(self.output_lo, self.output_hi), Box(self.lower, self.upper)
+        found = {name: judge(t, real, difference, width) for name, t in criteria.limits().items()}
+        orders: dict[str, Status] = {
+            name: "proved" if t.proved else "refuted" if name in self.found.violations else "unknown"
+            for name, t in found.items()
+        }
+        return replace(self, orders={**self.orders, **orders}, thresholds=tuple(found.values()))
+
     def to_json(self) -> dict[str, object]:
         return {
             **self.region.describe(),
@@ -135,6 +151,7 @@ class RegionResult:
             "top1_class": self.top1_class,
             "epsilon": self.epsilon,
             **{name: self.orders.get(name) for name in ORDER_CRITERIA},
+            THRESHOLDS: [t.to_json(self.orders[f"{THRESHOLDS}/{k}"]) for k, t in enumerate(self.thresholds)] or None,
             **self.facts.to_json(),
             "reason": self.reason,
             "sources": self.sources,
@@ -192,11 +209,17 @@ class Certification:
         return str(self._conclusions[""]["verdict"])
 
     def criterion_verdict(self, name: str) -> Status | None:
-        """Of 'epsilon', 'top1', 'top1_above', 'topk' or 'ranking'; None where it was not asked for."""
+        """Of 'epsilon', 'top1', 'top1_above', 'topk', 'ranking' or 'thresholds'; None where it was not asked for."""
         found: Status | None = self._conclusions["criteria"][f"{name}_verdict"]
         return found
 
     @property
-    def top1_share(self) -> float:
-        """Share of counted regions with a proved equal top-1 class."""
-        return float(self._conclusions["summary"]["top1_share"])
+    def top1_share(self) -> float | None:
+        """Share of counted regions with a proved equal top-1 class; None where outputs are no classes."""
+        found: float | None = self._conclusions["summary"]["top1_share"]
+        return found
+
+
+def has_classes(network: IntegerNetwork, options: Options) -> bool:
+    """Whether a row of outputs are the scores of classes: several, and not said to be values."""
+    return options.classes and network.output.shape[-1] > 1

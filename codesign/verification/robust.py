@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from codesign.errors import InputError
-from codesign.network import evaluate
+from codesign.network import evaluate, layer_shapes
 from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm, Reshape
 from codesign.processes import in_order
 from codesign.quantization import Calibration
@@ -157,14 +157,19 @@ def robust(
     """Certify the class in the ball of `radius` around each of the first `samples` correctly classified samples.
 
     Without labels every sample counts as correctly classified. Balls are clipped to `domain`, else to the data's range
-    of each feature. InputError for a network that is not LSTM layers with a linear readout, and where no sample is
-    classified correctly.
+    of each feature. InputError for a network that is not LSTM layers with a linear readout, for one output, which is
+    no class, and where no sample is classified correctly.
     """
     options = options or RobustOptions()
     if samples < 1:
         raise InputError(f"cannot certify {samples} samples; give --samples N with N at least 1")
     twin = network if isinstance(network, FloatNetwork) else float_twin(network)
     recurrent(twin)
+    if layer_shapes(twin)[-1][-1] < 2:
+        raise InputError(
+            "robust certifies the class, but this model has one output, which is no class; use codesign certify with "
+            "--threshold T or --epsilon E"
+        )
     bounds = input_domain(data.x, domain)
     predicted = _classes(network, data.x)
     correct = np.arange(len(predicted)) if data.y is None else np.flatnonzero(predicted == data.y)

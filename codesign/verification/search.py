@@ -31,7 +31,8 @@ class SearchResult:
     `error`: largest |integer - float| over all outputs, at `worst` (T, D). `per_output`: largest for each output.
     `disagreement`: an input on which both networks choose another class, if one was found. `evaluations`: exact ones.
     `logit_error`: |integer - float| before a final softmax at `worst` and at the center. `violations`: an input for
-    each order criterion that was violated. `float_range`: smallest and largest of each float output, (2, outputs).
+    each order criterion and threshold that was violated. `float_range`: smallest and largest of each float output, (2,
+    outputs).
     """
 
     error: float

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from codesign.errors import InputError
-from codesign.network import evaluate
+from codesign.network import evaluate, layer_shapes
 from codesign.network.model import FloatNetwork
 from codesign.quantization import Calibration
 from codesign.quantization.integer import QuantizedTensor
@@ -47,7 +47,7 @@ class Neighbourhood:
 @dataclass(frozen=True)
 class Selection:
     """Regions, the index of each one's sample (None: around none), and whether it counts for a top-1 share: samples
-    without a label and those that the float network classifies correctly do."""
+    without a label and those that the float network classifies correctly do; all do where there is not one class."""
 
     regions: tuple[Region, ...]
     samples: tuple[int | None, ...]
@@ -142,12 +142,16 @@ def _named(
         raise InputError(f"region {entry.name!r}: {error}") from None
 
 
+def one_class(network: FloatNetwork) -> bool:
+    """Whether the outputs are the scores of one class: one row of at least two."""
+    *steps, width = layer_shapes(network)[-1]
+    return not steps and width > 1
+
+
 def _counted(network: FloatNetwork, data: Calibration, indices: tuple[int | None, ...]) -> tuple[bool, ...]:
     around = [k for k in indices if k is not None]
-    if data.y is None or not around:
+    if data.y is None or not around or not one_class(network):
         return (True,) * len(indices)
     classes = evaluate(network, data.x[around]).argmax(-1)
-    if classes.ndim != 1:
-        return (True,) * len(indices)
     right = {k: bool(a == data.y[k]) for k, a in zip(around, classes, strict=True)}
     return tuple(True if k is None else right[k] for k in indices)

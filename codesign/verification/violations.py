@@ -1,4 +1,4 @@
-"""Searches for inputs that refute an order criterion, on the exact integer simulation.
+"""Searches for inputs that refute an order criterion or a threshold, on the exact integer simulation.
 
 A violation counts only with a clear float side (`CLEAR`): the float evaluation's own rounding cannot have made it up.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from codesign.network import evaluate, without_final_softmax
 from codesign.network.evaluation import activate
 from codesign.network.model import FloatNetwork
+from codesign.proof.thresholds import CLEAR, Threshold, chosen, opposite
 from codesign.verification.affine import Array
 from codesign.verification.criteria import Criteria, Flags
 from codesign.verification.gradient import input_gradient
@@ -23,9 +25,23 @@ if TYPE_CHECKING:
     from codesign.verification.search import Search
 
 Float32Array = npt.NDArray[np.float32]
-CLEAR = 1e-9
 # (float outputs, integer outputs), (N, rows, M) each -> (violated (N,), score (N,): the larger, the nearer to it)
 Judge = Callable[[Array, Array], tuple[Flags, Array]]
+
+
+@dataclass(frozen=True, eq=False)
+class Boundary:
+    """Where the float network decides: level(logits (N, M)) = 0, (N,). `weights` (M,): about the level's gradient."""
+
+    weights: Array
+    level: Callable[[Array], Array]
+
+    @staticmethod
+    def between(first: int, second: int, outputs: int) -> Boundary:
+        """Where two outputs are equal."""
+        weights = np.zeros(outputs)
+        weights[first], weights[second] = 1.0, -1.0
+        return Boundary(weights, lambda logits: np.asarray(logits @ weights))
 
 
 @dataclass(eq=False)
@@ -34,7 +50,7 @@ class Watch:
 
     name: str
     judge: Judge
-    pairs: Callable[[Array], list[tuple[int, int]]]  # outputs whose order matters, from the center's logits (M,)
+    boundaries: Callable[[Array], list[Boundary]]  # those that matter, from the center's logits (M,)
     violation: Float32Array | None = None
     scores: Array = field(default_factory=lambda: np.zeros(0))
 
@@ -52,7 +68,7 @@ def ends_in_softmax(network: FloatNetwork) -> bool:
 
 
 def watches(criteria: Criteria, network: FloatNetwork) -> list[Watch]:
-    """One for each order criterion asked for."""
+    """One for each order criterion and threshold asked for."""
     found = []
     if criteria.top1_above is not None:
         found.append(Watch("top1_above", _top1_above(criteria.top1_above, ends_in_softmax(network)), _rivals))
@@ -61,18 +77,56 @@ def watches(criteria: Criteria, network: FloatNetwork) -> list[Watch]:
         found.append(Watch("topk", _topk(count), lambda logits: _neighbours(logits, count)))
     if criteria.ranking is not None:
         pair = criteria.ranking
-        found.append(Watch("ranking", _ranking(*pair), lambda logits: [pair]))
+        found.append(Watch("ranking", _ranking(*pair), lambda logits: [Boundary.between(*pair, len(logits))]))
+    softmax = ends_in_softmax(network)
+    for name, threshold in criteria.limits().items():
+        found.append(Watch(name, _sides(threshold), partial(_crossings, threshold, softmax)))
     return found
 
 
-def _rivals(logits: Array) -> list[tuple[int, int]]:
+def _rivals(logits: Array) -> list[Boundary]:
     winner = int(logits.argmax())
-    return [(winner, k) for k in range(len(logits)) if k != winner]
+    return [Boundary.between(winner, k, len(logits)) for k in range(len(logits)) if k != winner]
 
 
-def _neighbours(logits: Array, count: int) -> list[tuple[int, int]]:
+def _neighbours(logits: Array, count: int) -> list[Boundary]:
     order = np.argsort(-logits, kind="stable")
-    return [(int(order[count - 1]), int(k)) for k in order[count:]]
+    return [Boundary.between(int(order[count - 1]), int(k), len(logits)) for k in order[count:]]
+
+
+def _crossings(threshold: Threshold, softmax: bool, logits: Array) -> list[Boundary]:
+    """Where a float output, or behind a softmax its log-odds, crosses the threshold."""
+    places = chosen(threshold.to_json(), np.arange(len(logits)), len(logits)).astype(int)
+    if not softmax:
+        return [Boundary(np.eye(len(logits))[k], partial(_excess, threshold.value, k)) for k in places]
+    if not 0 < threshold.value < 1 or len(logits) < 2:
+        return []
+    found = []
+    for k in places:
+        rest = np.where(np.arange(len(logits)) == k, -np.inf, logits)
+        found.append(Boundary(np.eye(len(logits))[k] - activate("softmax", rest), partial(_odds, threshold.value, k)))
+    return found
+
+
+def _excess(value: float, k: int, outputs: Array) -> Array:
+    return np.asarray(outputs[:, k] - value)
+
+
+def _odds(value: float, k: int, logits: Array) -> Array:
+    p = activate("softmax", logits)[:, k]
+    return np.asarray(p - value)
+
+
+def _sides(threshold: Threshold) -> Judge:
+    asked = threshold.to_json()
+
+    def judge(exact: Array, integer: Array) -> tuple[Flags, Array]:
+        width = exact.shape[-1]
+        real, device = (chosen(asked, v, width) - threshold.value for v in (exact, integer))
+        near = np.maximum(np.maximum(device, -real) * -1, np.maximum(-device, real) * -1)
+        return opposite(asked, exact, integer).any((1, 2)), near.max((1, 2))
+
+    return judge
 
 
 def _top1_above(delta: float, probabilities: bool) -> Judge:
@@ -120,8 +174,8 @@ def hunt(run: Search, watch: Watch, evaluations: int) -> None:
     run.watches = [watch]
     logits = evaluate(run.float_network, region.center[None], logits=True)
     if logits.ndim == 2 and (region.hi > region.lo).any():
-        for pair in watch.pairs(logits[0])[:8]:
-            _approach(run, watch, logits, pair)
+        for boundary in watch.boundaries(logits[0])[:8]:
+            _approach(run, watch, boundary)
             if watch.violation is not None:
                 return
     population = 64
@@ -136,21 +190,23 @@ def hunt(run: Search, watch: Watch, evaluations: int) -> None:
         x, fitness = np.concatenate([x[keep], children]), np.concatenate([fitness[keep], watch.scores])
 
 
-def _approach(run: Search, watch: Watch, logits: Array, pair: tuple[int, int], steps: int = 6) -> None:
-    """Projected sign-gradient steps until the order of two float outputs flips; then points around the crossing."""
-    region = run.region
-    weights = np.zeros_like(logits)
-    weights[0, pair[0]], weights[0, pair[1]] = 1.0, -1.0
-    side = np.sign((weights * logits).sum()) or 1.0
-    size = (region.hi - region.lo).astype(np.float64)
+def _approach(run: Search, watch: Watch, boundary: Boundary, steps: int = 6) -> None:
+    """Projected sign-gradient steps until the float network crosses a boundary; then points around the crossing."""
+    region, network = run.region, run.float_network
+
+    def level(x: Float32Array) -> Array:
+        return boundary.level(evaluate(network, x, logits=True))
+
     x = before = region.center[None]
+    side = float(np.sign(level(x)[0]) or 1.0)
+    size = (region.hi - region.lo).astype(np.float64)
     for _ in range(steps):
-        grad = side * input_gradient(run.float_network, x.astype(np.float64), weights)
+        grad = side * input_gradient(network, x.astype(np.float64), boundary.weights[None])
         before, x = x, region.clip(x - np.sign(grad) * size * 0.3)
         run.evaluate(x)
         if watch.violation is not None:
             return
-        if side * (weights * evaluate(run.float_network, x, logits=True)).sum() <= 0:
+        if side * level(x)[0] <= 0:
             break
     else:
         return
@@ -161,7 +217,7 @@ def _approach(run: Search, watch: Watch, logits: Array, pair: tuple[int, int], s
         run.evaluate(points)
         if watch.violation is not None:
             return
-        flipped = side * (weights * evaluate(run.float_network, points, logits=True)).sum(1) <= 0
+        flipped = side * level(points) <= 0
         change = int(np.argmax(flipped))
         if change == 0:
             return

@@ -43,9 +43,10 @@ def test_sidecar_name(model):
         ({"x": np.where(X.max() == X, np.nan, X)}, "NaN"),
         ({"x": np.where(X.max() == X, -np.inf, X)}, "infinite"),
         ({"x": X.astype("f8") * 1e300}, "float32-overflowing"),
-        ({"x": X, "y": np.zeros(6)}, "integer class labels"),
-        ({"x": X, "y": np.zeros(5, int)}, "integer class labels"),
-        ({"x": X, "y": np.full(6, -1)}, "negative"),
+        ({"x": X, "y": np.zeros(5, int)}, "one entry for each of the 6 samples"),
+        ({"x": X, "y": np.array("abc")}, "has to be numbers"),
+        ({"x": X, "y": np.array(["a"] * 6)}, "has to be numbers"),
+        ({"x": X, "y": np.full(6, np.nan)}, "NaN"),
         ({"x": np.array([object()] * 6, dtype=object)}, "plain arrays"),
     ],
 )

@@ -50,11 +50,18 @@ def _lstm(rng, name, source, units, last, gain, weight_error):
 
 
 def random_pair(
-    seed: int, gain: float = 1.0, softmax: bool = True, weight_error: float = 0.5, coarse: float = 1.0
+    seed: int,
+    gain: float = 1.0,
+    softmax: bool = True,
+    weight_error: float = 0.5,
+    coarse: float = 1.0,
+    outputs: int | None = None,
+    sigmoid: bool = False,
 ) -> tuple[FloatNetwork, IntegerNetwork]:
     """One or two LSTMs, a dense layer, and perhaps a softmax. `gain` > 1 drives the pair into saturation.
 
-    `weight_error`: largest difference of the weights, in their steps; `coarse` > 1: a larger input step.
+    `weight_error`: largest difference of the weights, in their steps; `coarse` > 1: a larger input step; `outputs`: how
+    many; `sigmoid`: in place of a ReLU or softmax.
     """
     rng = np.random.default_rng(seed)
     steps, features = int(rng.integers(1, 6)), int(rng.integers(1, 5))
@@ -73,21 +80,22 @@ def random_pair(
     tail = QuantizedTensor("last", tensor.shape[1:], "int8", tensor.scale, tensor.zero_point)
     ops.append(IntLastStep("last", tensor, tail))
     classes = int(rng.integers(2, 6))
+    classes = outputs or classes
     out = QuantizedTensor("logits", (classes,), "int8", _scale(rng, 0.003, 0.03), int(rng.integers(-40, 40)))
     scales = tuple(_scale(rng, 0.001, 0.01) for _ in range(classes))
     W = rng.integers(-127, 128, (classes, tail.shape[0])).astype(np.int8)
     b = np.round(rng.normal(0, 0.3, classes) / (tail.scale * np.asarray(scales))).astype(np.int32)
     multipliers = tuple(dense_multiplier(tail.scale, s, out.scale, True, "tflm-double") for s in scales)
-    relu = bool(rng.random() < 0.3)
+    relu = bool(rng.random() < 0.3) and not sigmoid
     ops.append(IntDense("dense", tail, out, W, b, scales, multipliers, out.zero_point if relu else -128, 127))
     wide = np.asarray(scales)[:, None]
     weights = ((W + rng.uniform(-weight_error, weight_error, W.shape)) * wide).astype(np.float32)
     bias = (b * tail.scale * np.asarray(scales)).astype(np.float32)
-    activation = "relu" if relu else "softmax" if softmax else "linear"
+    activation = "sigmoid" if sigmoid else "relu" if relu else "softmax" if softmax else "linear"
     layers.append(Dense("dense", weights, bias, activation))
-    if activation == "softmax":
+    if activation in ("softmax", "sigmoid"):
         probabilities = QuantizedTensor("p", (classes,), "int8", 1 / 256, -128)
-        ops.append(IntActivation("softmax", "softmax", out, probabilities))
+        ops.append(IntActivation(activation, activation, out, probabilities))
         out = probabilities
     return (
         FloatNetwork("random", first.shape, tuple(layers), "0" * 64, "test"),

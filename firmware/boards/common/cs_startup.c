@@ -23,6 +23,20 @@ extern const uint32_t cs_ld_data_load[];
 extern uint32_t cs_ld_bss_start[];
 extern uint32_t cs_ld_bss_end[];
 
+/* What lies below the stack is no memory, but not every bus says so: reads and writes there may do nothing. */
+#if defined(__ARM_ARCH) && __ARM_ARCH >= 8
+#define CS_STACK_LIMIT_REGISTER 1
+#else
+#define MPU_TYPE CS_REGISTER(0xE000ED90u)
+#define MPU_CTRL CS_REGISTER(0xE000ED94u)
+#define MPU_RNR CS_REGISTER(0xE000ED98u)
+#define MPU_RBAR CS_REGISTER(0xE000ED9Cu)
+#define MPU_RASR CS_REGISTER(0xE000EDA0u)
+#define MPU_RASR_NEVER 0x10000000u /* no access, no execution */
+#define MPU_CTRL_ON 5u             /* the rest of the memory as without it; off in the fault handler */
+#define LARGEST_GUARD_LOG2 26u
+#endif
+
 int main(void);
 void Reset_Handler(void);
 void HardFault_Handler(void);
@@ -82,8 +96,33 @@ __attribute__((naked, used)) void Reset_Handler(void)
         ".ltorg                       \n" ::"i"(STACK_PAINT));
 }
 
+/* A stack overflow faults at its first access, whatever the bus makes of it: by the stack limit of Armv8-M, or by an
+   MPU region below the stack (as large as its alignment allows, so that no frame steps over it). A core that has neither
+   relies on the bus. */
+static void guard_stack(void)
+{
+#if defined(CS_STACK_LIMIT_REGISTER)
+    __asm volatile("msr msplim, %0" ::"r"(cs_ld_stack_bottom) : "memory");
+#else
+    const uint32_t bottom = (uint32_t)(uintptr_t)cs_ld_stack_bottom;
+    uint32_t log2 = 5;
+    if ((MPU_TYPE >> 8 & 0xFFu) == 0u) {
+        return;
+    }
+    while (log2 < LARGEST_GUARD_LOG2 && (bottom & ((2u << log2) - 1u)) == 0u) {
+        log2++;
+    }
+    MPU_RNR = 0;
+    MPU_RBAR = bottom - (1u << log2);
+    MPU_RASR = MPU_RASR_NEVER | (log2 - 1u) << 1 | 1u;
+    MPU_CTRL = MPU_CTRL_ON;
+#endif
+    __asm volatile("dsb\n isb" ::: "memory");
+}
+
 __attribute__((used, noreturn)) void cs_start(void)
 {
+    guard_stack();
     const uint32_t *source = cs_ld_data_load;
     for (uint32_t *p = cs_ld_data_start; p < cs_ld_data_end; p++) {
         *p = *source++;

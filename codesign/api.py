@@ -284,6 +284,19 @@ def hil_inputs(
     return np.concatenate([x, more]), None if labels is None else [*labels, *[None] * number]
 
 
+def hil_values(
+    data: Calibration, x: npt.NDArray[np.float32], samples: int | None = None
+) -> npt.NDArray[np.float64] | None:
+    """What the outputs of `hil_inputs`' x (N, T, D) for the first `samples` of the data aim at, (N, outputs): NaN for
+    inputs that were drawn; None where the data holds no real values."""
+    if data.values is None:
+        return None
+    count = len(data.x) if samples is None else min(samples, len(data.x))
+    values = np.full((len(x), data.values.shape[1]), np.nan)
+    values[:count] = data.values[:count]
+    return values
+
+
 def domain_samples(certificate: dict[str, Any], network: FloatNetwork, count: int, seed: int = 0) -> Calibration:
     """Inputs of a certificate's domain, corners and held values included, without labels.
 

@@ -150,7 +150,8 @@ def deploy(
             work.record("hil", ["hil.json"])
         tell("sign off", 0, 0)
         inputs, _ = api.hil_inputs(network, data, certificate, sent, options.drawn)
-        result = sign_off(folder, certificate, hil, firmware, network, device, Calibration(inputs, None))
+        sent_data = Calibration(inputs, None, api.hil_values(data, inputs, sent))
+        result = sign_off(folder, certificate, hil, firmware, network, device, sent_data)
         work.publish(keep=broken_off)
         tell("sign off", 1, 1)
     return result

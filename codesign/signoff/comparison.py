@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from codesign.network import decisions
 from codesign.signoff.evidence import is_kind
 from codesign.signoff.metrics import ErrorMetrics, accuracy, confusion_matrix, error_metrics
 
@@ -22,7 +23,10 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """One model's classes (N,) on the samples; accuracy and confusion matrix over those that have labels."""
+    """One model's classes (N,) on the samples; accuracy and confusion matrix over those that have labels.
+
+    Of one output the classes are 0 and 1: whether it is at least 0.5.
+    """
 
     name: str
     classes: IntArray
@@ -58,7 +62,8 @@ class Comparison:
     """Observations over the N samples run; O outputs (flattened). Empty where nothing was run.
 
     `device`, `real`: (N, O). `bound`: (N, O), NaN where none is certified. `models`: float, integer and device, where
-    every sample has one class. `per_step`: only where the networks and the inputs are known.
+    every sample has one class. `per_step`: only where the networks and the inputs are known. `against_values`: for each
+    model, its errors against the real values that the outputs aim at, over the samples that have such.
     """
 
     device: Float64Array
@@ -68,6 +73,7 @@ class Comparison:
     models: tuple[Classified, ...]
     per_step: tuple[StepErrors, ...]
     work: Work | None
+    against_values: Mapping[str, ErrorMetrics] = field(default_factory=dict)
 
     @property
     def error(self) -> Float64Array:
@@ -80,7 +86,9 @@ class Comparison:
             "accuracy": {m.name: m.accuracy for m in self.models if m.accuracy is not None},
             "device_against_float": self.metrics.to_json() if self.metrics else None,
         }
-        if len(self.models) > 1:
+        if self.against_values:
+            result["against_values"] = {name: found.to_json() for name, found in self.against_values.items()}
+        if len(self.models) > 1 and self.device.shape[1] > 1:
             by_name = {m.name: m.classes for m in self.models}
             result["top1_agreement"] = float(np.mean(by_name["device"] == by_name["float"]))
         return result
@@ -93,7 +101,8 @@ def compare(
     integer_network: IntegerNetwork | None = None,
     data: Calibration | None = None,
 ) -> Comparison:
-    """Gather the observations. `data.x[k]` is the input of the sample whose index is k."""
+    """Gather the observations. `data.x[k]` is the input of the sample whose index is k; `data.values` (N, O) what its
+    outputs aim at, NaN where that is not known."""
     samples = _usable((hil or {}).get("samples"))
     outputs = len(samples[0]["device"]) if samples else 0
     empty = np.zeros((0, outputs))
@@ -104,15 +113,32 @@ def compare(
     indices = [int(s["index"]) for s in samples]
     known = float_network is not None and integer_network is not None and data is not None
     inputs = data.x[indices] if known and data is not None and all(k < len(data.x) for k in indices) else None
+    integer = None
+    if integer_network is not None and inputs is not None:
+        from codesign.semantics import dequantize, quantize_input, simulate
+
+        simulated = simulate(integer_network, quantize_input(integer_network, inputs)).reshape(len(inputs), -1)
+        integer = dequantize(integer_network.output, simulated)
+    values = None if data is None or data.values is None or inputs is None else data.values[indices]
     return Comparison(
         device,
         real,
         bound,
         error_metrics(device, real) if samples else None,
-        _classes(samples, integer_network, inputs),
+        _classes(samples, integer),
         _per_step(certificate, hil, float_network, integer_network, inputs),
         _work(integer_network),
+        _against_values({"float": real, "integer": integer, "device": device}, values),
     )
+
+
+def _against_values(models: Mapping[str, Float64Array | None], values: Float64Array | None) -> dict[str, ErrorMetrics]:
+    """Each model's errors over the samples whose values are known."""
+    if values is None:
+        return {}
+    known = np.isfinite(values).all(1)
+    found = {name: v for name, v in models.items() if v is not None and v.shape == values.shape and known.any()}
+    return {name: error_metrics(v[known], values[known]) for name, v in found.items()}
 
 
 def _usable(samples: object) -> list[Mapping[str, Any]]:
@@ -130,27 +156,20 @@ def _usable(samples: object) -> list[Mapping[str, Any]]:
     return kept
 
 
-def _classes(
-    samples: Sequence[Mapping[str, Any]], network: IntegerNetwork | None, inputs: npt.NDArray[np.float32] | None
-) -> tuple[Classified, ...]:
-    told = [s.get("top1") for s in samples]
-    if not told or not all(_single(t) for t in told):
+def _classes(samples: Sequence[Mapping[str, Any]], integer: Float64Array | None) -> tuple[Classified, ...]:
+    """`integer` (N, O): outputs of the exact simulation, where they are known."""
+    found = _decided(samples)
+    if not found:
         return ()
-    found: dict[str, list[int]] = {
-        name: [int(t[name][0]) for t in told if t is not None] for name in ("float", "device")
-    }
-    if network is not None and inputs is not None:
-        from codesign.semantics import quantize_input, simulate
-
-        outputs = simulate(network, quantize_input(network, inputs)).reshape(len(inputs), -1)
-        found["integer"] = outputs.argmax(1).tolist()
+    if integer is not None:
+        found["integer"] = decisions(integer).tolist()
     elif all(s.get("bit_exact") is True for s in samples):
         found["integer"] = found["device"]
     labelled = [
         k for k, s in enumerate(samples) if s.get("label") is not None
     ]  # inputs drawn from the domain have none
     y = np.array([samples[k]["label"] for k in labelled], np.int64) if labelled else None
-    count = max(len(samples[0]["device"]), 1 + max(max(c) for c in found.values()))
+    count = max(len(samples[0]["device"]), 2, 1 + max(max(c) for c in found.values()))
     result = []
     for name in ("float", "integer", "device"):
         if name not in found:
@@ -166,6 +185,15 @@ def _classes(
             )
         )
     return tuple(result)
+
+
+def _decided(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Classes by model; of one output only where there are labels, that is where it tells 0 from 1."""
+    told = [s.get("top1") for s in samples]
+    if told and all(_single(t) for t in told):
+        return {name: [int(t[name][0]) for t in told if t is not None] for name in ("float", "device")}
+    binary = bool(samples) and len(samples[0]["device"]) == 1 and any(s.get("label") is not None for s in samples)
+    return {name: decisions([s[name] for s in samples]).tolist() for name in ("float", "device")} if binary else {}
 
 
 def _single(top1: object) -> bool:

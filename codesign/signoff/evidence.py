@@ -32,6 +32,7 @@ class Region:
     top1_class: int | None
     counted: bool
     orders: Mapping[str, Any]
+    bands: Mapping[str, Any]  # hysteresis of thresholds, by `limit_name`
     reached: bool
 
     def holds_at(self, sample: int) -> bool:
@@ -102,7 +103,8 @@ class Reader:
             self.failures.append(f"{where} contradicts itself: its bounds disagree")
         return Region(
             name, shape, entry["radius"], entry["sample"], tuple(bound), tuple(observed), top1, entry["top1_class"],
-            counted, {key: entry.get(key) for key in ORDERS} | _sides(entry), entry.get("reason") != "time limit",
+            counted, {key: entry.get(key) for key in ORDERS} | _of_limits(entry, "status"),
+            _of_limits(entry, "hysteresis"), entry.get("reason") != "time limit",
         )  # fmt: skip
 
 
@@ -111,10 +113,10 @@ def limit_name(limit: Evidence) -> str:
     return f"threshold {limit.get('value')!r} of output {limit.get('output')!r}"
 
 
-def _sides(entry: Evidence) -> dict[str, Any]:
+def _of_limits(entry: Evidence, key: str) -> dict[str, Any]:
     told = entry.get("thresholds")
     entries = told if isinstance(told, list) else []
-    return {limit_name(e): e.get("status") for e in entries if isinstance(e, Mapping)}
+    return {limit_name(e): e.get(key) for e in entries if isinstance(e, Mapping)}
 
 
 def is_kind(value: object, kind: str) -> bool:

@@ -40,7 +40,9 @@ def signoff_document(
     stack = _table(hil.get("stack"))
     told = [(c.name, {"wanted": c.wanted, "reached": c.reached, "status": c.status}) for c in signoff.criteria]
     criteria: dict[str, Any] = {name: entry for name, entry in told if name != "thresholds"}
-    criteria["thresholds"] = [entry for name, entry in told if name == "thresholds"] or None
+    bands = [{"hysteresis": c.hysteresis} for c in signoff.criteria if c.name == "thresholds"]
+    limits = [entry for name, entry in told if name == "thresholds"]
+    criteria["thresholds"] = [{**entry, **band} for entry, band in zip(limits, bands, strict=True)] or None
     return {
         "schema": SCHEMA_ID,
         "verdict": signoff.verdict,

@@ -32,13 +32,14 @@ class CriterionResult:
     """A criterion asked for: what is `wanted`, the figure `reached` (None: cannot be told) and its status.
 
     `reached` is the largest bound for 'epsilon', else the share of regions with a proof. Several thresholds are several
-    criteria of that name.
+    criteria of that name; `hysteresis`: where the float output is farther than that from it, the sides agree.
     """
 
     name: CriterionName
     wanted: float | list[int] | dict[str, float | int | None]
     reached: float | None
     status: Status
+    hysteresis: float | None = None
 
     @property
     def sentence(self) -> str:
@@ -47,7 +48,8 @@ class CriterionResult:
             place = self.wanted["output"]
             which = "every output" if place is None else f"output {place}"
             what = f"{which} on the same side of {number(self.wanted['value'] or 0.0)} as the float model's"
-            return f"{what} is {self.status} (share of regions proved: {reached})"
+            band = "" if self.hysteresis is None else f"; always so farther than {upward(self.hysteresis)} from it"
+            return f"{what} is {self.status} (share of regions proved: {reached}{band})"
         wanted = " above ".join(map(str, self.wanted)) if isinstance(self.wanted, list) else number(self.wanted)
         if self.name == "epsilon":
             return (
@@ -392,7 +394,10 @@ class _Judge(Reader):
         for limit in asked.get("thresholds") or []:
             share, possible = _shares([r.orders.get(limit_name(limit)) for r in regions])
             status = "proved" if proof_ok and share == 1.0 else "refuted" if possible < 1.0 else "unknown"
-            results.append(CriterionResult("thresholds", {**limit}, share, status))
+            bands = [r.bands.get(limit_name(limit)) for r in regions]
+            known = [float(b) for b in bands if b is not None] if is_kind(bands, "numbers") else []
+            band = max(known) if proof_ok and known else None
+            results.append(CriterionResult("thresholds", {**limit}, share, status, band))
         for result in results:
             if result.status == "proved":
                 self.statements.append(f"Criterion: {result.sentence}.")

@@ -157,8 +157,8 @@ def robust(
     """Certify the class in the ball of `radius` around each of the first `samples` correctly classified samples.
 
     Without labels every sample counts as correctly classified. Balls are clipped to `domain`, else to the data's range
-    of each feature. InputError for a network that is not LSTM layers with a linear readout, for one output, which is
-    no class, and where no sample is classified correctly.
+    of each feature. InputError for a network that is not LSTM layers with a linear readout, for outputs that
+    are no classes, and where no sample is classified correctly.
     """
     options = options or RobustOptions()
     if samples < 1:
@@ -170,6 +170,8 @@ def robust(
             "robust certifies the class, but this model has one output, which is no class; use codesign certify with "
             "--threshold T or --epsilon E"
         )
+    if data.values is not None:
+        raise InputError("robust certifies the class, but the samples' y are real values, to which no class belongs")
     bounds = input_domain(data.x, domain)
     predicted = _classes(network, data.x)
     correct = np.arange(len(predicted)) if data.y is None else np.flatnonzero(predicted == data.y)

@@ -109,13 +109,16 @@ def make_evidence(
 ) -> Evidence:
     float_network = api.load(FIXTURES / f"{name}.h5")
     network = api.read(FIXTURES / f"{name}.tflite")
-    x = api.calibration(FIXTURES / f"{name}.h5").x[:samples]
+    whole = api.calibration(FIXTURES / f"{name}.h5")
+    x = whole.x[:samples]
     real = evaluate(float_network, x)
     # Labels: the float classes, the last two wrong, so that accuracies are neither 0 nor 1.
     labels = real.argmax(-1) if real.ndim == 2 and real.shape[1] > 1 else None
     if labels is not None:
         labels[-2:] = (labels[-2:] + 1) % real.shape[1]
-    data = Calibration(x, labels)
+    if real.shape[-1] == 1 and whole.y is not None:
+        labels = whole.y[:samples]
+    data = Calibration(x, labels, None if whole.values is None else whole.values[:samples])
     options = Options(criteria or Criteria(), evaluations=200, proof=proof)
     certificate = api.certify(float_network, network, data, "0.01lsb", certified, options=options)
     steps, features = network.input.shape

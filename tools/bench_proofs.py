@@ -1,25 +1,31 @@
-"""Time the discharge of every obligation of one region of a random LSTM (32 units, 28 steps), by each prover.
+"""Time the proof of every obligation: of one region of a random LSTM (32 units, 28 steps), by each prover; with two
+models, of a certification with all and with none of them proved, in turn in one run.
 
 python tools/bench_proofs.py [--units 32] [--steps 28] [--features 28] [--workers 2] [--radius 0.004]
+python tools/bench_proofs.py FLOAT INT8 [--samples 160] [--workers 2] [--domain 0 1] [--one-by-one 2000]
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
+from codesign import api
 from codesign.network.model import FloatNetwork, Lstm
-from codesign.proof import prove
+from codesign.proof import prove, prove_planes
 from codesign.quantization.align import align
 from codesign.quantization.integer import IntegerNetwork, IntLastStep, IntLstm, QuantizedTensor
 from codesign.quantization.multipliers import gate_multiplier, product_multiplier
-from codesign.verification.audit import obligations
+from codesign.verification.audit import drawn, obligations, planes
 from codesign.verification.propagate import propagate
-from codesign.verification.regions import Region
+from codesign.verification.regions import Region, ball, input_domain
 from codesign.verification.relaxation import Recorder
+from codesign.verification.results import Options
 
 
 def model(units: int, steps: int, features: int) -> tuple[FloatNetwork, IntegerNetwork]:
@@ -48,12 +54,57 @@ def model(units: int, steps: int, features: int) -> tuple[FloatNetwork, IntegerN
     return network, IntegerNetwork("bench", x, last, (op, IntLastStep("last", h, last)), "0" * 64, "tflm-double", b"")
 
 
+def _processor_seconds() -> float:
+    return sum(
+        u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def certification(options: argparse.Namespace) -> None:
+    """A whole certification, with none and with all of its obligations proved; wall and processor time."""
+    network, integer = api.load(options.models[0]), api.read(options.models[1])
+    data = api.calibration(options.models[0])
+    whole = {"region": "domain", "domain": tuple(options.domain)} if options.domain else {"samples": options.samples}
+    for mode in ("none", "all", "none", "all"):
+        start, used = time.perf_counter(), _processor_seconds()
+        settings = Options(jobs=options.workers, proof=mode, second_sample=0)
+        document = api.certify(network, integer, data, options=settings, **whole)
+        wall, used = time.perf_counter() - start, _processor_seconds() - used
+        proof = document["proof"]
+        print(
+            f"--prove {mode}: {wall:.1f} s, {used:.1f} s of processor time; {proof['proved']} of "
+            f"{proof['obligations']} obligations proved {proof['provers']}, which took {proof['seconds']:.1f} s summed "
+            "over the processes"
+        )
+    if options.domain:
+        return
+    domain, recorder = input_domain(data.x), Recorder()
+    radius = integer.input.scale
+    propagate(align(network, integer), integer, [ball(str(k), data.x[k], radius, domain) for k in range(4)], recorder)
+    groups = planes(recorder.batches)
+    for name, some, prover in (
+        ("in batches", groups, "auto"),
+        ("closed form, one by one", drawn(groups, options.one_by_one, np.random.default_rng(0)), "closed-form"),
+    ):
+        used = time.process_time()
+        found = prove_planes(some, prover)
+        used, total = time.process_time() - used, sum(map(len, some))
+        print(f"{name}: {found.proved} of {total} in {used:.2f} s of processor time, {1e6 * used / total:.1f} us each")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("models", nargs="*", type=Path, help="a float and an integer model")
+    parser.add_argument("--samples", type=int, default=160)
+    parser.add_argument("--domain", type=float, nargs=2)
+    parser.add_argument("--one-by-one", type=int, default=2000)
     for name, default in (("units", 32), ("steps", 28), ("features", 28), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--radius", type=float, default=0.004)
     options = parser.parse_args()
+    if options.models:
+        certification(options)
+        return
     network, integer = model(options.units, options.steps, options.features)
     center = np.random.default_rng(1).uniform(-0.9, 0.9, integer.input.shape)
     region = Region("0", center, center - options.radius, center + options.radius, options.radius)
@@ -66,7 +117,7 @@ def main() -> None:
     relaxations = obligations([batch for batch in others if batch.chosen])
     ranges = obligations([batch for batch in others if not batch.chosen])
     for name, chosen in (("relaxations", relaxations), ("ranges", ranges), ("products", products)):
-        for prover in ("icp", "closed-form"):
+        for prover in ("icp", "closed-form", "interval"):
             start = time.perf_counter()
             results = prove(chosen, prover, workers=options.workers)
             spent = time.perf_counter() - start

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from test_dreal import executable
+from test_dreal_answers import RECORDED
 
 from codesign.cli.main import main
 from codesign.errors import SoundnessAlarm
-from codesign.proof import ProofResult, dreal_solver
+from codesign.proof import Planes, ProofResult, dreal_solver
+from codesign.proof.functions import violates
 from codesign.text import everything_proved, proved_sentence, second_sentence
 from codesign.verification import audit
 from codesign.verification.affine import Box
@@ -84,6 +86,20 @@ def test_a_refutation_is_an_alarm(tmp_path, monkeypatch, no_module, batches):
     monkeypatch.setattr(audit, "prove", lambda stated, prover: [refuted] * len(stated))
     with pytest.raises(SoundnessAlarm, match=r"dReal refutes the obligation 'h?t?here"):
         summary(batches)
+
+
+def test_a_recorded_refutation_by_dreal_is_an_alarm(tmp_path, monkeypatch):
+    """A false statement that another prover would have to have passed, and what dReal 4.21.06.2 says of it."""
+    false, answer = RECORDED[0]
+    (tmp_path / "answer").write_text(answer)
+    executable(tmp_path, monkeypatch, f"cat {tmp_path}/answer")
+    lower, upper = (np.array(ends)[:, None] for ends in zip(*false.box, strict=True))
+    ends = (np.array([end]) for end in (false.lo, false.hi))
+    group = Planes.of(false.kind, "a place", lower, upper, np.array(false.slopes)[:, None], *ends)
+    with pytest.raises(SoundnessAlarm, match="dReal refutes the obligation 'a place #0'") as alarm:
+        audit._second([group])
+    assert violates(false, alarm.value.evidence["point"])
+    assert alarm.value.evidence["obligation"]["hi"] == false.hi
 
 
 def test_it_is_not_asked_where_another_solver_is_named_or_none(tmp_path, monkeypatch, no_module, batches):

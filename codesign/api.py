@@ -35,7 +35,7 @@ from codesign.quantization import (
     with_profile,
 )
 from codesign.quantization.align import align
-from codesign.verification import Neighbourhood, Options, RegionKind, input_domain, select
+from codesign.verification import Neighbourhood, Options, RegionKind, input_domain, require_inside, select
 from codesign.verification import certify as certify_regions
 from codesign.verification.all_inputs import all_inputs
 
@@ -125,8 +125,8 @@ def certify(
     Regions: the L-inf ball of `radius` around each of the first `samples` samples, clipped to the domain; or the whole
     domain box; `around` changes the balls (noise, a fixed prefix, the quantisation grid) or names a file of regions.
     The domain is `domain` for every feature, else each feature's range in the data. `any_length`: the domain's bounds
-    are to hold for any number of steps. The bounds hold for every semantics profile, TFLM's reference kernels
-    and CMSIS-NN's. `on_progress` gets (regions done, regions in all).
+    are to hold for any number of steps; samples outside the domain count as not covered. The bounds hold for every
+    semantics profile, TFLM's reference kernels and CMSIS-NN's. `on_progress` gets (regions done, regions in all).
     """
     if region not in get_args(RegionKind):
         raise InputError(f"unknown kind of region '{region}'; use one of {', '.join(get_args(RegionKind))}")
@@ -270,13 +270,17 @@ def hil_inputs(
     """What `cross_check` sends: x (N, T, D) and labels, None for inputs that have none.
 
     The first `samples` of the data (default all) and, for a certificate over the whole domain, `drawn` inputs from all
-    of it, corners included (default DRAWN). InputError unless `samples` is at least 1.
+    of it, corners included (default DRAWN). InputError unless `samples` is at least 1, and where a sample lies outside
+    such a certificate's domain.
     """
     if samples is not None and samples < 1:
         raise InputError(f"cannot send {samples} samples; ask for at least 1")
     count = len(data.x) if samples is None else min(samples, len(data.x))
     single = data.y is not None and data.y.ndim == 1
     x, labels = data.x[:count], [int(label) for label in data.y[:count]] if single and data.y is not None else None
+    if certificate is not None and "all_inputs" in certificate:
+        lo, hi = (np.asarray(certificate["domain"][end], np.float64) for end in ("lo", "hi"))
+        require_inside(x, (lo, hi))
     number = 0 if certificate is None or "all_inputs" not in certificate else DRAWN if drawn is None else drawn
     if not number or certificate is None:
         return x, None if labels is None else [*labels]

@@ -24,7 +24,7 @@ from codesign.quantization import (
     read_integer_network,
 )
 from codesign.quantization.align import align
-from codesign.verification import Neighbourhood, Options, RegionKind
+from codesign.verification import Neighbourhood, Options, RegionKind, input_domain, require_inside
 from codesign.verification.region_files import load_regions
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class DeployOptions:
     `cover` converts with ranges for the whole `domain` and certifies it (`region` 'domain'); `any_length`: for any
     number of steps. The board then answers `drawn` inputs from all of the domain besides the samples and, for any
     length, a stream of `stream_steps` without a reset. `resume` goes on with the same deployment where an earlier run
-    of it was interrupted. `weights` and `runtime` are those of `codesign.api.build`.
+    of it was interrupted. `weights` and `runtime` are those of `codesign.api.build`. `bit_exact_only`: the cross-check
+    alone; no certificate is made, and the verdict claims nothing of the float model.
     """
 
     radius: str = "1lsb"
@@ -68,6 +69,7 @@ class DeployOptions:
     resume: bool = False
     weights: Weights = "int8"
     runtime: TflmRuntime | None = None
+    bit_exact_only: bool = False
 
 
 def default_output(model: Path) -> Path:
@@ -106,6 +108,8 @@ def deploy(
     network = load_network(path)
     data = load_calibration(options.calibration or default_calibration_path(path), network.input_shape, network)
     _check_regions(options.around)
+    if options.region == "domain":
+        require_inside(data.x, input_domain(data.x, options.domain))
     description = load_board(board)
     if options.port is not None:
         require_port(description, options.port)
@@ -121,7 +125,10 @@ def deploy(
         check_buildable(device, description, options.weights, options.runtime)
         work.record("convert", ["model.tflite"])
         tell("convert", 1, 1)
-        if work.finished("certify"):
+        certificate: dict[str, Any] | None = None
+        if options.bit_exact_only:
+            pass
+        elif work.finished("certify"):
             certificate = load_certificate(folder / "certificate.json")
         else:
             verification = replace(options.verification or Options(), resume=work.certify_journal)
@@ -131,7 +138,8 @@ def deploy(
                 options.around, options.any_length,
             )  # fmt: skip
             work.record("certify", sorted(p.name for p in folder.glob("certificate.*")))
-        if any(region["kind"] == "grid" and region["sample"] is not None for region in certificate["regions"]):
+        regions = [] if certificate is None else certificate["regions"]
+        if any(region["kind"] == "grid" and region["sample"] is not None for region in regions):
             data = api.on_grid(integer, data)
         tell("build", 0, 0)
         firmware = _built(device, board, work, options)
@@ -151,7 +159,9 @@ def deploy(
         tell("sign off", 0, 0)
         inputs, _ = api.hil_inputs(network, data, certificate, sent, options.drawn)
         sent_data = Calibration(inputs, None, api.hil_values(data, inputs, sent))
-        result = sign_off(folder, certificate, hil, firmware, network, device, sent_data)
+        result = sign_off(
+            folder, certificate, hil, firmware, network, device, sent_data, bit_exact_only=options.bit_exact_only
+        )
         work.publish(keep=broken_off)
         tell("sign off", 1, 1)
     return result
@@ -217,6 +227,8 @@ def _checked(options: DeployOptions) -> DeployOptions:
         raise InputError("--cover certifies the whole domain: leave out --regions")
     if options.any_length and options.runtime is not None:
         raise InputError("TFLM's interpreter takes whole sequences, not streams: leave out --any-length or --runtime")
+    if options.bit_exact_only:
+        _check_alone(options)
     if options.cover:
         options = replace(options, region="domain")
     if options.any_length and options.region != "domain":
@@ -224,6 +236,17 @@ def _checked(options: DeployOptions) -> DeployOptions:
             "a certificate for any number of steps is for the whole domain; add --cover or --region domain"
         )
     return options
+
+
+def _check_alone(options: DeployOptions) -> None:
+    """A cross-check alone has no regions and no criteria."""
+    asked = options.verification is not None and options.verification.criteria.asked
+    regions = options.cover or options.any_length or options.region != "ball" or options.around.changed
+    if asked or regions or options.domain is not None:
+        raise InputError(
+            "--bit-exact-only proves nothing of the float model: leave out criteria, regions, --domain, --cover and "
+            "--any-length, or leave out --bit-exact-only"
+        )
 
 
 def _check_regions(around: Neighbourhood) -> None:

@@ -1,10 +1,23 @@
-"""Numbers as text."""
+"""Numbers and names as text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
+
+_NAMED = 5  # how many samples or regions a sentence names
+
+
+def some(names: Sequence[object], what: str) -> str:
+    named = ", ".join(str(n) for n in names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(names)} {what}{'' if len(names) == 1 else 's'} ({named})"
+
+
+def percent(share: float) -> str:
+    """A share in per cent, rounded down: 99.99 % is not told as all."""
+    return f"{math.floor(1000 * share + 1e-9) / 10:.1f} %"
 
 
 def upward(value: float, digits: int = 4) -> str:
@@ -40,3 +53,13 @@ def second_sentence(proof: Mapping[str, Any]) -> str:
     open_ = f" (of the others it said nothing: {second['undecided']:,})" if second["undecided"] else ""
     counts = f"{second['proved']:,} of {second['drawn']:,}"
     return f"a second solver on its own, dReal {second['version']}, proved {counts} drawn at random besides{open_}"
+
+
+def domain_words(domain: Mapping[str, Any]) -> str:
+    """A certificate's 'domain' in words; ends are rounded inward, so that nothing outside is told as inside."""
+    ranges = [
+        f"[{upward(lo, 6)}, {-float(upward(-hi, 6)):.6g}]" for lo, hi in zip(domain["lo"], domain["hi"], strict=True)
+    ]
+    if len(set(ranges)) == 1:
+        return f"{ranges[0]} for every feature"
+    return " x ".join(ranges) if len(ranges) <= 4 else "the features' ranges in certificate.json"

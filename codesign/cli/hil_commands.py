@@ -12,6 +12,8 @@ import click
 from codesign.cli import options as opt
 from codesign.cli.endings import stopping
 from codesign.errors import INTERRUPTED
+from codesign.outcome import outcome
+from codesign.text import some
 
 if TYPE_CHECKING:
     from codesign.hil.deployment import Deployment
@@ -36,12 +38,16 @@ _LISTED = 20
 @click.option("--resume", is_flag=True, help="Go on from the journal (.jsonl beside the result) of an interrupted run.")
 @click.option("--soak", metavar="DURATION", help="Random inputs in the certified regions for 90s, 10m, 1h, ...")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the soak's inputs.")
+@click.option(
+    "--bit-exact-only", is_flag=True, help="Compare with the exact reference alone; no bound counts, none is claimed."
+)
 @opt.domain_checks
 @opt.as_json
 def hil(
     place: Path, model: Path, board: str | None, int8: Path | None, certificate: Path | None,
     calibration: Path | None, samples: int | None, port: str | None, emulate: bool, no_flash: bool,
     output: Path | None, resume: bool, soak: str | None, seed: int, drawn: int, stream_steps: int, as_json: bool,
+    bit_exact_only: bool,
 ) -> None:  # fmt: skip
     """Cross-check a deployment again, on its board or emulated.
 
@@ -54,6 +60,8 @@ def hil(
 
     if soak is not None and (resume or calibration or samples):
         raise InputError("--soak draws its own inputs: leave out --resume, --calibration and --samples")
+    if soak is not None and bit_exact_only:
+        raise InputError("--soak draws its inputs in certified regions: leave out --bit-exact-only")
     seconds = None if soak is None else parse_duration(soak)
     name = place.resolve().name.removesuffix(".deploy").removesuffix(".elf")
     destination = output or Path(f"{name}.{'hil' if seconds is None else 'soak'}.json")
@@ -68,7 +76,10 @@ def hil(
             result = _soak(target, deployment, seconds, seed, as_json)
         else:
             inputs = _inputs(deployment, calibration, samples, drawn, stream_steps)
+            if bit_exact_only:
+                inputs = {**inputs, "regions": [], "streams": []}
             result = _check(target, deployment, inputs, destination, resume, as_json)
+    result = _concluded(result, deployment, bit_exact_only)
     _write(result, destination)
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
@@ -76,8 +87,26 @@ def hil(
         _print_soak(result, destination)
     else:
         _print_check(result, destination)
-    passed = result["verdict"] == "PASS"
-    sys.exit(INTERRUPTED if passed and result.get("interrupted") else 0 if passed else 1)
+    code = outcome(result["verdict"]).exit_code
+    sys.exit(INTERRUPTED if code == 0 and result.get("interrupted") else code)
+
+
+def _concluded(result: dict[str, Any], deployment: Deployment, bit_exact_only: bool) -> dict[str, Any]:
+    """The result with the verdict on more than the comparison: bounds that samples rely on, and whether they say
+    anything."""
+    if result["verdict"] != "PASS":
+        return result
+    if bit_exact_only:
+        return {**result, "verdict": "BIT-EXACT-ONLY"}
+    regions = [] if deployment.certificate is None else deployment.certificate["regions"]
+    compared = result["summary"]["with_bound"] if "summary" in result else result["inferences"]
+    vacuous = [r["id"] for r in regions if r["vacuous"]]
+    reason = None
+    if not compared:
+        reason = "no sample had a certified bound; --bit-exact-only asks for the cross-check alone"
+    elif vacuous:
+        reason = f"VACUOUS: the bounds of {some(vacuous, 'region')} say no more than the outputs' ranges do"
+    return result if reason is None else {**result, "verdict": "UNPROVED", "unproved": [reason]}
 
 
 def _inputs(
@@ -176,6 +205,12 @@ def _print_check(result: dict[str, Any], destination: Path) -> None:
     if counter["median"] is not None:
         click.echo(f"{counter['median']:,.0f} {counter['unit']} per inference (median)")
     click.echo(f"result: {destination}")
+    _print_verdict(result)
+
+
+def _print_verdict(result: dict[str, Any]) -> None:
+    for reason in result.get("unproved", []):
+        click.echo(f"UNPROVED: {reason}")
     click.echo(f"verdict: {result['verdict']}")
 
 
@@ -197,7 +232,7 @@ def _print_soak(result: dict[str, Any], destination: Path) -> None:
         f"certified bound (region {result['worst_region']})"
     )
     click.echo(f"result: {destination}")
-    click.echo(f"verdict: {result['verdict']}")
+    _print_verdict(result)
 
 
 def _print_events(link: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from codesign.cli.endings import endings, stopping
 from codesign.cli.firmware_commands import bench, export, size
 from codesign.cli.hil_commands import boards, hil
 from codesign.cli.robust_command import robust
+from codesign.outcome import outcome
 
 
 class _Group(click.Group):
@@ -122,11 +123,18 @@ def certify(
     epsilon: float | None, require_top1: float | None, prove: str, prover: str, evaluations: int, seed: int,
     jobs: int | None, any_length: bool, calibration: Path | None, output: Path | None, as_json: bool, more: opt.More,
 ) -> None:  # fmt: skip
-    """Prove bounds on |INT8 - FLOAT| that hold for every input of each region."""
+    """Prove bounds on |INT8 - FLOAT| that hold for every input of each region.
+
+    The verdict, and exit code 0 only where it is 'proved', are about the criteria asked for; without any: no bound is
+    vacuous, and around samples of a model with several outputs the class is the same in some region and known to differ
+    in none.
+    """
     from codesign import api
     from codesign.cli.progress import Progress
     from codesign.cli.text import print_certificate
     from codesign.files import require_json
+    from codesign.text import some
+    from codesign.verification import input_domain, outside
 
     options = opt.verification_options(epsilon, require_top1, prove, prover, evaluations, seed, jobs, more)
     if output is not None:
@@ -148,8 +156,10 @@ def certify(
         click.echo(json.dumps(document, allow_nan=False))
     else:
         print_certificate(document, output)
-    failed = bool(document["proof"]["failures"]) or (options.criteria.asked and document["verdict"] != "proved")
-    sys.exit(1 if failed else 0)
+        uncovered = outside(data.x, input_domain(data.x, domain)) if region == "domain" else []
+        if uncovered:
+            click.echo(f"{some(uncovered, 'sample')}, counted from 0, lie outside the domain: not covered")
+    sys.exit(outcome(document["verdict"]).exit_code)
 
 
 @main.command()
@@ -202,6 +212,9 @@ def compare(int8_model: Path, calibration: Path | None, inputs: int, seed: int, 
 @click.option("--hil-samples", type=int, help="Samples sent to the board [default: those that are certified].")
 @click.option("--cover", is_flag=True, help="Convert for, and certify, every input of --domain (docs/all-inputs.md).")
 @click.option("--any-length", is_flag=True, help="With --cover or --region domain: bounds for any number of steps.")
+@click.option(
+    "--bit-exact-only", is_flag=True, help="The cross-check alone: no certificate, nothing proved of the float model."
+)
 @fw.weights
 @fw.runtime
 @opt.domain_checks
@@ -213,9 +226,13 @@ def deploy(
     hil_samples: int | None, cover: bool, any_length: bool, drawn: int, stream_steps: int, radius: str, samples: int,
     region: str, domain: tuple[float, float] | None, epsilon: float | None, require_top1: float | None, prove: str,
     prover: str, evaluations: int, seed: int, jobs: int | None, calibration: Path | None, as_json: bool, more: opt.More,
-    resume: bool, weights: str, runtime: Any,
+    resume: bool, weights: str, runtime: Any, bit_exact_only: bool,
 ) -> None:  # fmt: skip
-    """Convert, certify, build, run on the board (or its emulation), cross-check and sign off MODEL."""
+    """Convert, certify, build, run on the board (or its emulation), cross-check and sign off MODEL.
+
+    Verdicts: PASS (exit code 0), UNPROVED (1: the device is bit-exact, but a criterion is not proved, or nothing
+    useful is), FAIL (1), and BIT-EXACT-ONLY (0) where that was asked for.
+    """
     from codesign.cli.progress import Progress
     from codesign.cli.text import print_signoff
     from codesign.deploy import DeployOptions, default_output
@@ -229,6 +246,7 @@ def deploy(
     options = DeployOptions(
         radius, samples, region, domain, verification, hil_samples, int8, calibration, port, emulate or None,  # type: ignore[arg-type]
         more.around(), activations, cover, any_length, drawn, stream_steps, resume, weights, runtime,  # type: ignore[arg-type]
+        bit_exact_only,
     )  # fmt: skip
     folder = output or default_output(model)
     kept = partial_folder(folder)
@@ -247,7 +265,7 @@ def deploy(
         click.echo(json.dumps(result, allow_nan=False))
     else:
         print_signoff(result, folder)
-    sys.exit(0 if result["verdict"] == "PASS" else 1)
+    sys.exit(outcome(result["verdict"]).exit_code)
 
 
 def _note(text: str) -> None:

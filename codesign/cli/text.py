@@ -8,48 +8,48 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codesign.text import proved_sentence, second_sentence, upward
+from codesign.outcome import outcome, same_class
+from codesign.signoff.evidence import is_outside
+from codesign.text import domain_words, percent, proved_sentence, second_sentence, some, upward
 
 if TYPE_CHECKING:
     from codesign.doctor import Check
 
 
 def print_certificate(document: dict[str, Any], written: Path | None = None) -> None:
-    """What is not proved first, then what is; `written` is where the certificate lies."""
+    """The bound and the share with the same class, what is not proved, then the rest; `written`: the certificate."""
     summary, proof, criteria = document["summary"], document["proof"], document["criteria"]
     regions = document["regions"]
+    _print_claim(document)
     if summary["not_reached"]:
         click.echo(
             f"TIME LIMIT: {summary['not_reached']} of {summary['regions']} regions were not reached; for them only the "
             "outputs' ranges are known"
         )
-    open_regions = [r for r in regions if r["top1"] not in ("proved", None) and r["reason"] != "time limit"]
+    outside = [r["id"] for r in regions if is_outside(r["center"], document["domain"])]
+    if outside:
+        click.echo(
+            f"{some(outside, 'region')}: the sample lies outside the domain {domain_words(document['domain'])}; the "
+            "region reaches from it to what of its ball lies in the domain"
+        )
+    whole = "all_inputs" in document
+    open_regions = [
+        r for r in regions if r["top1"] not in ("proved", None) and r["reason"] != "time limit" and not whole
+    ]
     for region in open_regions[:10]:
         reason = f" ({region['reason']})" if region["reason"] else ""
-        click.echo(f"region {region['id']}: top-1 equality {region['top1']}{reason}")
+        words, _ = same_class(region["top1"], document["verdict"])
+        click.echo(f"region {region['id']}: same class {words}{reason}")
     if len(open_regions) > 10:
         click.echo(f"... and {len(open_regions) - 10} more regions without proved top-1 equality")
     click.echo(proved_sentence(proof))
     if proof.get("second"):
         click.echo(second_sentence(proof))
-    kind = "int16" if document["input_quantization"]["maximum"] > 127 else "int8"
-    click.echo(
-        f"bound on |{kind} - float|: median {summary['bound_median']:.4g}, largest {summary['bound_max']:.4g} over "
-        f"{summary['regions']} regions; largest observed {summary['observed_max']:.4g} in {summary['evaluations']} "
-        "exact evaluations"
-    )
     print_worst(regions)
-    if summary["top1"] is not None:
-        click.echo(
-            f"top-1 equality proved on {100 * summary['top1_share']:.1f} % of {summary['top1_counted']} counted "
-            f"regions; refuted on {summary['top1']['refuted']}, unknown on {summary['top1']['unknown']} of all"
-        )
     if criteria["epsilon"] is not None:
         click.echo(f"criterion epsilon {criteria['epsilon']:g}: {criteria['epsilon_verdict']}")
     if criteria["top1_share"] is not None:
         click.echo(f"criterion top-1 share {criteria['top1_share']:g}: {criteria['top1_verdict']}")
-    if "all_inputs" in document:
-        click.echo(document["all_inputs"]["statement"])
     for name, told in (
         ("top1_above", "top-1 equal above probability {}"),
         ("topk", "equal sets of the {} largest outputs"),
@@ -73,7 +73,35 @@ def print_certificate(document: dict[str, Any], written: Path | None = None) -> 
         )
     if written is not None:
         click.echo(f"written: {written}, and {written.stem}.proof.npz, which codesign check needs beside it")
-    click.echo(f"verdict: {document['verdict']}")
+    click.echo(f"verdict: {document['verdict']} ({outcome(document['verdict']).sentence})")
+
+
+def _print_claim(document: dict[str, Any]) -> None:
+    """First of all: how large the bounds are, whether they say anything, and how often the class is proved the same."""
+    summary, regions = document["summary"], document["regions"]
+    kind = "int16" if document["input_quantization"]["maximum"] > 127 else "int8"
+    click.echo(
+        f"bound on |{kind} - float|: median {upward(summary['bound_median'])}, largest {upward(summary['bound_max'])} "
+        f"over {summary['regions']} regions; largest observed {summary['observed_max']:.4g} in "
+        f"{summary['evaluations']} exact evaluations"
+    )
+    if summary["vacuous"]:
+        click.echo(
+            f"VACUOUS: in {summary['vacuous']} of {summary['regions']} regions the bound says no more than the "
+            f"outputs' ranges do ({upward(min(document['ranges']['outputs']['vacuous_from']))} and more says nothing)"
+        )
+    whole = document.get("all_inputs")
+    if whole is not None:
+        click.echo(whole["statement"])
+        if whole["vacuous"]:
+            click.echo("VACUOUS: this says no more than the ranges of the logits do")
+    elif summary["top1_counted"]:
+        click.echo(
+            f"same class proved in {percent(summary['top1_share'])} of {summary['top1_counted']} counted regions; of "
+            f"all, known to differ in {summary['top1']['refuted']}, not known in {summary['top1']['unknown']}"
+        )
+    elif any(r["top1"] is not None for r in regions):
+        click.echo("no region counts for the class: the float model classifies none of these samples as labelled")
 
 
 def print_worst(regions: Sequence[dict[str, Any]]) -> None:
@@ -96,20 +124,23 @@ def _ratio(bound: float, lower: float) -> str:
 
 
 def print_signoff(result: dict[str, Any], folder: Path) -> None:
-    """Notes (what is not proved), failures, the figures, the verdict."""
+    """The bound and the proved share, failures, what is not proved, the figures, the verdict."""
+    for line in result["headline"]:
+        click.echo(line)
     if result["emulated"]:
         click.echo(f"EMULATED: {result['board']} was emulated; no hardware was touched")
-    for note in result.get("notes", []):
+    for note in result["notes"]:
         click.echo(f"note: {note}")
     for failure in result["failures"]:
         click.echo(f"FAILED: {failure}")
+    for reason in result["unproved"]:
+        click.echo(f"UNPROVED: {reason}")
     for statement in result["proved"]:
-        if statement.startswith(("For every possible input", "Checked on the device: 1 stream")):
+        if statement.startswith(("For every ", "All bounds hold", "Checked on the device: ")):
             click.echo(statement)
     hil = result["hil"]
-    click.echo(
-        f"{hil['samples']} samples on the board: {hil['bit_exact']} bit-exact, {hil['within_bound']} within the bound"
-    )
+    within = f", {hil['within_bound']} of {hil['with_bound']} within their bound" if hil["with_bound"] else ""
+    click.echo(f"{hil['samples']} samples on the board: {hil['bit_exact']} bit-exact{within}")
     for unit in ("instructions", "cycles"):
         if hil.get(unit) is not None:
             click.echo(f"{hil[unit]:,.0f} {unit} per inference (median)")
@@ -118,7 +149,7 @@ def print_signoff(result: dict[str, Any], folder: Path) -> None:
         f"stack {result['stack_bytes']} bytes"
     )
     click.echo(f"report: {folder / 'report.html'}")
-    click.echo(f"verdict: {result['verdict']}")
+    click.echo(f"verdict: {result['verdict']} ({outcome(result['verdict']).sentence})")
 
 
 def print_checks(checks: Sequence[Check]) -> None:

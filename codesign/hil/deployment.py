@@ -98,7 +98,10 @@ def load_deployment(
     folder = place if place.is_dir() else None
     if folder is not None:
         signoff = _signoff(folder)
-        _check_signed(folder, signoff, ("model.tflite", "certificate.json", "firmware.elf"))
+        names = ["model.tflite", "firmware.elf"]
+        if signoff.get("verdict") != "BIT-EXACT-ONLY" or (folder / "certificate.json").exists():
+            names.append("certificate.json")
+        _check_signed(folder, signoff, names)
         board = board or _board_of(signoff)
         int8 = int8 or folder / "model.tflite"
         if certificate is None and (folder / "certificate.json").is_file():
@@ -190,7 +193,7 @@ def _signoff(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _check_signed(folder: Path, signoff: dict[str, Any], names: tuple[str, ...]) -> None:
+def _check_signed(folder: Path, signoff: dict[str, Any], names: list[str]) -> None:
     for name in names:
         path = folder / name
         signed = signoff["artifacts"].get(name)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from codesign.errors import InputError
 from codesign.proof.thresholds import CLEAR, opposite
-from codesign.text import upward
+from codesign.text import percent, upward
 
 Array = npt.NDArray[np.float64]
 ORDERS = ("top1_above", "topk", "ranking")
@@ -49,11 +49,11 @@ def sentences(regions: Sequence[dict[str, Any]], any_length: bool = False) -> di
 
 def all_inputs_statement(stated: dict[str, Any]) -> str:
     """What a certificate over a whole domain says, in words, given its 'all_inputs'. Numbers are rounded up."""
-    inputs = "every sequence of inputs of any length" if stated["any_length"] else "every possible input"
+    inputs = "every sequence of float32 inputs of any length" if stated["any_length"] else "every float32 input"
     margin, count = stated["same_class_margin"], stated["samples"]
 
     def share(part: int | None) -> str:
-        return "" if part is None else f" ({100 * (part / count if count else 0):.1f} % of the {count} samples)"
+        return "" if part is None else f" ({percent(part / count if count else 0.0)} of the {count} samples)"
 
     told = []
     if margin is not None:
@@ -69,7 +69,8 @@ def all_inputs_statement(stated: dict[str, Any]) -> str:
         )
     what = "outputs" if count is not None and stated["covered_samples"] is None else "logits"
     bound = upward(max(stated["logit_bound"]))
-    return "; ".join([f"for {inputs} of the domain the board's {what} are within {bound} of the float model's", *told])
+    distance = f"the integer model's dequantized {what} are within {bound} of the float model's, taken over the reals"
+    return "; ".join([f"for {inputs} of the domain {distance}", *told])
 
 
 def region_box(
@@ -180,7 +181,7 @@ def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What has to stand under 'criteria' and 'summary', and (under '') the verdict, given the regions' statuses.
 
     The verdict is the weakest of the criteria asked for; without any, see `_unasked`. It is 'vacuous' where nothing
-    follows but a vacuous bound, and not 'proved' where a proof obligation that was checked was not proved.
+    follows but a vacuous bound, and not 'proved' unless every proof obligation was proved.
     Where a region has no top-1 status its outputs are no classes, and nothing is said of them.
     """
     regions, criteria, proof = document["regions"], document["criteria"], document["proof"]
@@ -201,7 +202,7 @@ def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         verdicts[name] = _weakest(told) if told else None
     asked_for = {name: v for name, v in verdicts.items() if v is not None}
     verdict = _weakest(list(asked_for.values())) if asked_for else _unasked(document, counted)
-    classes = (asked_for.keys() & {*ORDERS}) or ("top1" in asked_for and share > 0)
+    classes = (asked_for.keys() & {*ORDERS, "thresholds"}) or ("top1" in asked_for and share > 0)
     if verdict == "proved" and asked_for and not classes and any(r["vacuous"] for r in regions):
         verdict = "vacuous"
     if verdict == "proved" and proof["proved"] != proof["obligations"]:

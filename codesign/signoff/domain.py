@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codesign.signoff.evidence import Evidence, Reader, Region, is_kind
-from codesign.signoff.wording import upward
+from codesign.text import percent, upward
 
 STEPS = 10_000  # of a stream, below which it is said how short it was
 
@@ -17,8 +17,8 @@ def stated(certificate: Evidence | None) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def statements(reader: Reader, certificate: Evidence | None, regions: Sequence[Region]) -> list[str]:
-    """What users get from a certificate over all inputs, from its own numbers; empty where it is none.
+def statements(reader: Reader, certificate: Evidence | None, regions: Sequence[Region], domain: str) -> list[str]:
+    """What users get from a certificate over all inputs, from its own numbers; empty where it is none or vacuous.
 
     A failure of `reader` where these contradict each other.
     """
@@ -36,14 +36,38 @@ def statements(reader: Reader, certificate: Evidence | None, regions: Sequence[R
         reader.contradicted = True
         reader.failures.append(f"{where} contradicts itself: its margin is below twice its bound")
         return []
-    inputs = "every possible input, in a sequence of any length," if any_length else "every possible input"
-    text = f"For {inputs} the integer model's logits are within {upward(max(bounds))} of the float model's"
+    vacuous = reader.take(told, where, "vacuous", kind="flag")
+    limits = reader.take(certificate, "the certificate", "ranges", "logits", "vacuous_from", kind="numbers") or []
+    if not vacuous and (len(limits) != len(bounds) or any(b >= v for b, v in zip(bounds, limits, strict=True))):
+        reader.contradicted = True
+        reader.failures.append(f"{where} contradicts itself: whether its bound is vacuous")
+    if vacuous is not False:
+        return []
+    inputs = "sequence of any number of float32 inputs" if any_length else "float32 input"
+    text = (
+        f"For every {inputs} of the domain {domain}, the integer model's dequantized logits are within "
+        f"{upward(max(bounds))} of the float model's, taken over the reals"
+    )
     if margin is not None:
-        text += f"; wherever the float model's margin exceeds {upward(margin)} the class is the same"
+        text += f"; wherever the float model's margin there exceeds {upward(margin)} the class is the same"
     covered, samples = told.get("covered_samples"), told.get("samples")
     if covered is not None and samples and is_kind(covered, "count") and is_kind(samples, "count"):
-        text += f" (proved so for {covered} of the {samples} samples, {100 * covered / samples:.1f} %)"
+        text += f" (proved so for {covered} of the {samples} samples, {percent(covered / samples)})"
     return [f"{text}."]
+
+
+def notes(certificate: Evidence | None, regions: Sequence[Region]) -> list[str]:
+    """What a certificate over all inputs does not say."""
+    told = stated(certificate)
+    if told is None or not any(r.several for r in regions):
+        return []
+    if told.get("vacuous") is not False:
+        return ["VACUOUS: over the whole domain nothing useful is proved of the logits or the class."]
+    margin = told.get("same_class_margin")
+    if margin is None or not is_kind(margin, "number"):
+        return ["No margin of the float model is proved to keep the class."]
+    known = " An input of the domain is known on which it differs." if any(r.top1 == "refuted" for r in regions) else ""
+    return [f"Where the float model's margin is {upward(margin)} or less, the class may differ.{known}"]
 
 
 def streams(reader: Reader, certificate: Evidence | None, hil: Evidence | None, regions: Sequence[Region]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from codesign.signoff.wording import some
+from codesign.text import some
 
 Status = Literal["proved", "refuted", "unknown"]
 Evidence = Mapping[str, Any]
@@ -34,6 +34,13 @@ class Region:
     orders: Mapping[str, Any]
     bands: Mapping[str, Any]  # hysteresis of thresholds, by `limit_name`
     reached: bool
+    vacuous: bool
+    outside: bool  # its center lies outside the domain
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a class to tell: of one output there is none."""
+        return self.top1 is not None and len(self.bound) > 1
 
     def holds_at(self, sample: int) -> bool:
         """Whether the sample lies in it: it is the sample's own region, or the whole domain."""
@@ -42,10 +49,12 @@ class Region:
 
 @dataclass
 class Reader:
-    """Collects failures while reading."""
+    """Collects failures, notes on what is not proved and statements of what is, while reading."""
 
     failures: list[str] = field(default_factory=list)
     contradicted: bool = False
+    notes: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
 
     def take(self, data: object, where: str, *path: str | int, kind: str) -> Any:
         """The value at `path` if it is of that kind, else None and a failure."""
@@ -63,7 +72,11 @@ class Reader:
             self.failures.append("there is no certificate")
             return []
         entries = self.take(certificate, "the certificate", "regions", kind="list")
-        found = [r for k, entry in enumerate(entries or []) if (r := self._region(entry, k)) is not None]
+        limits = self.take(certificate, "the certificate", "ranges", "outputs", "vacuous_from", kind="numbers")
+        domain = certificate.get("domain")
+        found = [
+            r for k, entry in enumerate(entries or []) if (r := self._region(entry, k, limits, domain)) is not None
+        ]
         if entries is not None and not entries:
             self.failures.append("the certificate has no region: it proves nothing")
         beaten = [r.name for r in found if any(o > b for o, b in zip(r.observed, r.bound, strict=True))]
@@ -72,7 +85,7 @@ class Reader:
             self.failures.append(f"the search found an error above the certified bound in {some(beaten, 'region')}")
         return found
 
-    def _region(self, entry: object, number: int) -> Region | None:
+    def _region(self, entry: object, number: int, limits: Any, domain: object) -> Region | None:
         where = f"region {number} of the certificate"
         before = len(self.failures)
         name = self.take(entry, where, "id", kind="text")
@@ -87,6 +100,7 @@ class Reader:
         classes = "top1" not in entry or entry["top1"] is not None  # null: the outputs are no classes
         top1 = self.take(entry, where, "top1", kind="status") if classes else None
         counted = self.take(entry, where, "counted", kind="flag")
+        vacuous = self.take(entry, where, "vacuous", kind="flag")
         for key, kind in (("radius", "number"), ("sample", "count"), ("top1_class", "count")):
             if key not in entry or not (entry[key] is None or is_kind(entry[key], kind)):
                 self.failures.append(f"{where} has no valid '{key}'")
@@ -101,10 +115,16 @@ class Reader:
         if max(bound) != largest or any(b < max(-l, h) for b, l, h in zip(bound, lo, hi, strict=True)):  # noqa: E741
             self.contradicted = True
             self.failures.append(f"{where} contradicts itself: its bounds disagree")
+        if limits is not None and vacuous != (
+            len(limits) != len(bound) or any(b >= v for b, v in zip(bound, limits, strict=False))
+        ):
+            self.contradicted = True
+            self.failures.append(f"{where} contradicts itself: whether its bound is vacuous")
         return Region(
             name, shape, entry["radius"], entry["sample"], tuple(bound), tuple(observed), top1, entry["top1_class"],
             counted, {key: entry.get(key) for key in ORDERS} | _of_limits(entry, "status"),
             _of_limits(entry, "hysteresis"), entry.get("reason") != "time limit",
+            vacuous, is_outside(entry.get("center"), domain),
         )  # fmt: skip
 
 
@@ -117,6 +137,21 @@ def _of_limits(entry: Evidence, key: str) -> dict[str, Any]:
     told = entry.get("thresholds")
     entries = told if isinstance(told, list) else []
     return {limit_name(e): e.get(key) for e in entries if isinstance(e, Mapping)}
+
+
+def is_outside(center: object, domain: object) -> bool:
+    """Whether a sample is known to lie outside the domain that regions are clipped to."""
+    lo, hi = (domain.get(end) for end in ("lo", "hi")) if isinstance(domain, Mapping) else (None, None)
+    if (
+        not isinstance(center, list)
+        or lo is None
+        or hi is None
+        or not is_kind(lo, "numbers")
+        or not is_kind(hi, "numbers")
+    ):
+        return False
+    rows = [row for row in center if is_kind(row, "numbers") and len(row) == len(lo) == len(hi)]
+    return any(not low <= v <= high for row in rows for low, v, high in zip(lo, row, hi, strict=True))
 
 
 def is_kind(value: object, kind: str) -> bool:

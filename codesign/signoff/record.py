@@ -15,8 +15,11 @@ import numpy as np
 
 from codesign.errors import InputError
 from codesign.files import write_atomically
+from codesign.outcome import outcome
 from codesign.signoff.comparison import Comparison
+from codesign.signoff.domain import stated
 from codesign.signoff.evidence import ORDERS, Evidence, is_kind
+from codesign.signoff.headline import headline
 from codesign.signoff.verdict import SignOff
 
 SCHEMA_ID = "codesign-signoff-1"
@@ -38,6 +41,7 @@ def signoff_document(
     certificate, hil, build = certificate or {}, hil or {}, build or {}
     target = _table(hil.get("target"))
     stack = _table(hil.get("stack"))
+    certified = _certificate(certificate)
     told = [(c.name, {"wanted": c.wanted, "reached": c.reached, "status": c.status}) for c in signoff.criteria]
     criteria: dict[str, Any] = {name: entry for name, entry in told if name != "thresholds"}
     bands = [{"hysteresis": c.hysteresis} for c in signoff.criteria if c.name == "thresholds"]
@@ -46,13 +50,16 @@ def signoff_document(
     return {
         "schema": SCHEMA_ID,
         "verdict": signoff.verdict,
+        "exit_code": outcome(signoff.verdict).exit_code,
+        "headline": headline(certified),
         "board": _if(build.get("board"), "text"),
         "emulated": _if(target.get("emulated"), "flag"),
         "failures": list(signoff.failures),
+        "unproved": list(signoff.unproved),
         "notes": list(signoff.notes),
         "proved": list(signoff.proved),
         "criteria": {**dict.fromkeys(("epsilon", "top1_share", *ORDERS)), **criteria},
-        "certificate": _certificate(certificate),
+        "certificate": certified,
         "hil": _hil(hil, target),
         "metrics": comparison.to_json(),
         "macs": comparison.work.macs if comparison.work else None,
@@ -95,9 +102,13 @@ def _certificate(certificate: Evidence) -> dict[str, Any]:
     bounds = [max(r["bound"]) for r in regions if is_kind(r.get("bound"), "numbers") and r["bound"]]
     observed = [max(r["observed"]) for r in regions if is_kind(r.get("observed"), "numbers") and r["observed"]]
     counted = [r["top1"] == "proved" for r in regions if r.get("counted") is True and r.get("top1") is not None]
+    whole = stated(certificate)
+    counted = counted if whole is None else []  # a whole domain's share is that of the samples that its margin covers
     proof = _table(certificate.get("proof"))
     return {
         "regions": len(regions),
+        "vacuous": sum(r.get("vacuous") is not False for r in regions),
+        "all_inputs": None if whole is None else _whole(whole),
         "bound_median": float(np.median(bounds)) if bounds else None,
         "bound_max": max(bounds, default=None),
         "observed_max": max(observed, default=None),
@@ -108,6 +119,19 @@ def _certificate(certificate: Evidence) -> dict[str, Any]:
         "obligations": _if(proof.get("obligations"), "count"),
         "obligations_checked": _if(proof.get("checked"), "count"),
         "obligations_proved": _if(proof.get("proved"), "count"),
+    }
+
+
+def _whole(whole: Evidence) -> dict[str, Any]:
+    """What a certificate over a whole domain states; None where it is not readable."""
+    bounds, margin = whole.get("logit_bound"), whole.get("same_class_margin")
+    return {
+        "logit_bound": max(bounds) if bounds and is_kind(bounds, "numbers") else None,
+        "vacuous": whole.get("vacuous") is not False,
+        "any_length": whole.get("any_length") is True,
+        "same_class_margin": _if(margin, "number"),
+        "covered_samples": _if(whole.get("covered_samples"), "count"),
+        "samples": _if(whole.get("samples"), "count"),
     }
 
 

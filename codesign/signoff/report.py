@@ -10,10 +10,11 @@ import numpy as np
 
 from codesign.errors import MissingToolError
 from codesign.files import write_atomically
+from codesign.outcome import outcome, same_class
 from codesign.signoff import plots
 from codesign.signoff.comparison import Classified, Comparison
 from codesign.signoff.evidence import Evidence, is_kind
-from codesign.signoff.wording import upward
+from codesign.text import percent, upward
 from codesign.tflm.runtime import describe_runtime
 
 _MAX_CLASSES = 20  # of a confusion matrix that is printed
@@ -64,7 +65,8 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(g=_g, up=_up, n=_n, pct=_pct, plain=lambda value: f"{value:g}")
+    environment.filters.update(g=_g, up=_up, n=_n, pct=_pct, part=_part, plain=lambda value: f"{value:g}")
+    verdict = document["verdict"]
     certificate, hil, build = certificate or {}, hil or {}, build or {}
     regions = [r for r in _list(certificate.get("regions")) if is_kind(r.get("bound"), "numbers")]
     figures = [
@@ -74,6 +76,8 @@ def render(
     steps = [plots.steps_figure(s, k) for k, s in enumerate(comparison.per_step)]
     return environment.get_template("report.html.j2").render(
         s=document,
+        outcome=outcome(verdict),
+        tone=lambda status: outcome(status).tone,
         certificate=certificate,
         float_model=_table(certificate.get("float")),
         int8_model=_table(certificate.get("int8")),
@@ -88,8 +92,8 @@ def render(
         steps=[Markup(f) for f in steps],
         step_bound=any(s.bound is not None for s in comparison.per_step),
         models=[_model(m) for m in comparison.models],
-        samples=_samples(hil, comparison),
-        regions=[_region(r) for r in regions],
+        samples=_samples(hil, comparison, verdict),
+        regions=[_region(r, verdict, document["certificate"]["all_inputs"] is not None) for r in regions],
         memories=_memories(build, document),
         max_classes=_MAX_CLASSES,
     )
@@ -119,7 +123,7 @@ def _model(model: Classified) -> dict[str, Any]:
     return {"name": model.name, "accuracy": model.accuracy, "rows": rows, "known": matrix is not None}
 
 
-def _samples(hil: Evidence, comparison: Comparison) -> list[dict[str, Any]]:
+def _samples(hil: Evidence, comparison: Comparison, verdict: str) -> list[dict[str, Any]]:
     entries = [s for s in _list(hil.get("samples")) if is_kind(s.get("index"), "count")]
     by_name = {m.name: m.classes for m in comparison.models}
     integer = by_name.get("integer")
@@ -142,6 +146,7 @@ def _samples(hil: Evidence, comparison: Comparison) -> list[dict[str, Any]]:
                 "usage": usage,
                 "within": sample.get("within_bound"),
                 "top1": top1.get("certified"),
+                "shown": same_class(top1.get("certified"), verdict),
                 "equal": top1.get("equal"),
                 "count": sample.get("count"),
             }
@@ -165,7 +170,8 @@ def _classes(value: object) -> str | None:
     return " ".join(str(v) for v in value) if isinstance(value, list) and value else None
 
 
-def _region(region: Mapping[str, Any]) -> dict[str, Any]:
+def _region(region: Mapping[str, Any], verdict: str, whole: bool) -> dict[str, Any]:
+    """A row of the table. `whole`: over a domain, where a class is kept above a margin only."""
     bound, observed = max(region["bound"], default=None), region.get("observed_max")
     found = float(observed) if observed is not None and is_kind(observed, "number") else 0.0
     ratio = bound / found if bound is not None and found > 0 else None
@@ -180,7 +186,8 @@ def _region(region: Mapping[str, Any]) -> dict[str, Any]:
         "observed": observed,
         "ratio": ratio,
         "tightness": tightness,
-        "top1": region.get("top1"),
+        "shown": ("above the margin", None) if whole else same_class(region.get("top1"), verdict),
+        "vacuous": region.get("vacuous") is not False,
         "reason": region.get("reason") or "",
     }
 
@@ -233,4 +240,9 @@ def _n(value: object) -> str:
 
 
 def _pct(value: object) -> str:
+    """A share that is proved: rounded down."""
+    return percent(value) if isinstance(value, (int, float)) else "–"
+
+
+def _part(value: object) -> str:
     return f"{100 * value:.1f} %" if isinstance(value, (int, float)) else "–"

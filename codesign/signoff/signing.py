@@ -45,6 +45,7 @@ def sign_off(
     integer_network: IntegerNetwork | None = None,
     data: Calibration | None = None,
     criteria: Criteria | None = None,
+    bit_exact_only: bool = False,
 ) -> dict[str, Any]:
     """Judge a deployment, write report.html and signoff.json into `folder`, and return signoff.json's content.
 
@@ -53,7 +54,8 @@ def sign_off(
     `certificate` and `hil` are those files' contents, `build` the firmware's Build (or its `build_facts`); each may be
     None where there is none, which is a failure. The networks and `data` (x[k] is the input of sample k) add work per
     inference, the integer model's classes and the hidden states' errors to the report. `criteria` defaults to what the
-    certificate was asked for.
+    certificate was asked for. `bit_exact_only`: there is no certificate, and the verdict claims nothing of the float
+    model.
 
     A failed check is no exception: it makes the verdict FAIL. Raises InputError where the folder cannot be read or
     written, MissingToolError where matplotlib or jinja2 is missing.
@@ -63,7 +65,7 @@ def sign_off(
     (folder / SIGNOFF).unlink(missing_ok=True)
     (folder / REPORT).unlink(missing_ok=True)
     artifacts = artifact_hashes(folder)
-    signoff = decide(certificate, hil, facts, artifacts, criteria)
+    signoff = decide(certificate, hil, facts, artifacts, criteria, bit_exact_only)
     contents = (("certificate.json", certificate), ("hil.json", hil))
     problems = [p for name, content in contents if (p := unlike_file(folder / name, content)) is not None]
     # What does not follow its schema is judged (and fails), but not drawn.

@@ -7,18 +7,19 @@ or of the wrong type is a failure, never a pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from codesign.signoff import domain
+from codesign.signoff import domain, proofs
 from codesign.signoff.evidence import ORDERS, Evidence, Reader, Region, Status, is_kind, limit_name
-from codesign.signoff.wording import bound_statements, number, some, top1_notes, upward
-from codesign.text import everything_proved, proved_sentence, second_sentence
+from codesign.signoff.useful import shortfalls
+from codesign.signoff.wording import bound_statements, conditions, number, region_notes
+from codesign.text import domain_words, some, upward
 
 if TYPE_CHECKING:
     from codesign.verification import Criteria
 
-Verdict = Literal["PASS", "FAIL"]
+Verdict = Literal["PASS", "UNPROVED", "FAIL", "BIT-EXACT-ONLY"]
 CriterionName = Literal["epsilon", "top1_share", "top1_above", "topk", "ranking", "thresholds"]
 
 _KINDS = {
@@ -67,10 +68,12 @@ class CriterionResult:
 
 @dataclass(frozen=True)
 class SignOff:
-    """The verdict. `failures` says why it is FAIL; `notes` what is NOT proved, to be said first; `proved` what is."""
+    """The verdict (`codesign.outcome`). `failures` says why it is FAIL, `unproved` why it is, or would be, UNPROVED;
+    `notes` what is NOT proved, to be said first; `proved` what is."""
 
     verdict: Verdict
     failures: tuple[str, ...]
+    unproved: tuple[str, ...]
     notes: tuple[str, ...]
     proved: tuple[str, ...]
     criteria: tuple[CriterionResult, ...]
@@ -82,35 +85,43 @@ def decide(
     build: Evidence | None,
     artifacts: Mapping[str, str] | None,
     criteria: Criteria | None = None,
+    bit_exact_only: bool = False,
 ) -> SignOff:
     """Judge the evidence: contents of certificate.json and hil.json, the build's figures (see `build_facts`), and the
     SHA-256 of each file that is signed off. `criteria` defaults to those that the certificate was asked for.
 
-    PASS needs all of: at least one sample with a certified bound, all samples run, each bit-exact and within every
-    bound that the certificate states for it (recomputed here from both files), with the certified top-1 class where
-    one is certified; the model's hash, the build id and the board the same in firmware, build, certificate and files;
-    no device error; a certificate that does not contradict itself or its own counterexample search; every proof
-    obligation that was checked proved, and some checked; a firmware that fits; and every criterion asked for 'proved'.
-    Samples that no certified region covers have to be bit-exact too, and are counted in a note. Never raises on bad
-    evidence: it fails.
+    FAIL unless all of: all samples run, each bit-exact and within every bound that the certificate states for it
+    (recomputed here from both files), with the certified top-1 class where one is certified; the model's hash, the
+    build id and the board the same in firmware, build, certificate and files; no device error; a certificate that does
+    not contradict itself or its own counterexample search; every proof obligation that was checked proved, and some
+    checked; a firmware that fits; and no criterion asked for refuted. UNPROVED where a criterion is not proved, or
+    nothing useful is (`codesign.signoff.useful`). Samples that no certified region covers have to be bit-exact too, and
+    are counted in a note. With `bit_exact_only` there is no certificate, and nothing is claimed of the float model.
+    Never raises on bad evidence: it fails.
     """
-    judge = _Judge()
-    regions = judge.regions(certificate)
-    proof_ok = judge.proof(certificate)
-    judge.samples(hil, regions)
+    judge = _Judge(bit_exact_only=bit_exact_only)
+    if bit_exact_only:
+        judge.without_certificate(certificate, artifacts)
+    regions = [] if bit_exact_only else judge.regions(certificate)
+    proof_ok = not bit_exact_only and proofs.proof(judge, certificate)
+    relied = judge.samples(hil, regions)
     judge.statements += domain.streams(judge, certificate, hil, regions)
     judge.notes += domain.short(hil)
-    overall = domain.statements(judge, certificate, regions)
-    judge.identity(certificate, hil, build)
+    where = judge.domain(certificate)
+    overall = domain.statements(judge, certificate, regions, where)
+    judge.identity(certificate, hil, build, artifacts)
     judge.sizes(build)
     judge.files(certificate, build, artifacts)
-    results = judge.criteria(certificate, regions, proof_ok, criteria)
+    results = () if bit_exact_only else judge.criteria(certificate, regions, proof_ok, criteria)
     sound = proof_ok and not judge.contradicted
-    judge.limits(hil, regions, results, sound)
+    judge.limits(certificate, hil, regions, results, sound, where)
     judge.statements[:0] = overall if sound else []
+    unproved = [] if bit_exact_only else shortfalls(certificate, regions, relied, results)
+    passed: Verdict = "BIT-EXACT-ONLY" if bit_exact_only else "UNPROVED" if unproved else "PASS"
     return SignOff(
-        "FAIL" if judge.failures else "PASS",
+        "FAIL" if judge.failures else passed,
         tuple(dict.fromkeys(judge.failures)),
+        tuple(unproved),
         tuple(judge.notes),
         tuple(judge.statements),
         results,
@@ -119,65 +130,28 @@ def decide(
 
 @dataclass
 class _Judge(Reader):
-    notes: list[str] = field(default_factory=list)
-    statements: list[str] = field(default_factory=list)
+    bit_exact_only: bool = False
 
-    def proof(self, certificate: Evidence | None) -> bool:
-        """Whether the obligations checked were all proved, and some were checked."""
+    def without_certificate(self, certificate: Evidence | None, artifacts: Mapping[str, str] | None) -> None:
+        """Where only the cross-check was asked for, nothing else is there to be believed."""
+        if certificate is not None or "certificate.json" in (artifacts or {}):
+            self.failures.append("only the cross-check was asked for, but there is a certificate")
+
+    def domain(self, certificate: Evidence | None) -> str:
+        """The input domain in words."""
         if not isinstance(certificate, Mapping):
-            return False
-        numbers = [
-            self.take(certificate, "the certificate", "proof", key, kind="count")
-            for key in ("obligations", "checked", "proved")
-        ]
-        if None in numbers:
-            return False
-        total, checked, proved = numbers
-        if not proved <= checked <= total:
-            self.failures.append(
-                f"the certificate claims {proved} proved and {checked} checked proof obligations of {total}"
-            )
-            return False
-        proof = certificate["proof"]
-        provers = self.take(certificate, "the certificate", "proof", "provers", kind="table")
-        if provers is None or self.take(certificate, "the certificate", "proof", "mode", kind="text") is None:
-            return False
-        if not all(is_kind(count, "count") for count in provers.values()):
-            self.failures.append("the certificate does not say which provers proved how many obligations")
-            return False
-        if not everything_proved(proof):
-            self.failures.append(proved_sentence(proof))
-            return False
-        self.statements.append(_sentence(proved_sentence(proof)))
-        self._second(certificate)
-        return True
+            return ""
+        lo, hi = (self.take(certificate, "the certificate", "domain", end, kind="numbers") for end in ("lo", "hi"))
+        if not lo or not hi or len(lo) != len(hi):
+            self.failures.append("the certificate has no valid 'domain'")
+            return ""
+        return domain_words({"lo": lo, "hi": hi})
 
-    def _second(self, certificate: Mapping[str, Any]) -> None:
-        """What a solver of its own proved besides, or that none could be run."""
-        if certificate["proof"].get("second") is None:
-            return
-        second = self.take(certificate, "the certificate", "proof", "second", kind="table")
-        counts = [
-            self.take(certificate, "the certificate", "proof", "second", key, kind="count")
-            for key in ("drawn", "proved", "undecided")
-        ]
-        if second is None or None in counts:
-            return
-        if not all(isinstance(second.get(key), str) for key in ("version", "reason")):
-            self.failures.append("the certificate does not say which dReal proved obligations besides")
-            return
-        drawn, proved, undecided = counts
-        if proved + undecided != drawn or (drawn and second["reason"]):
-            self.failures.append("the certificate contradicts itself about what dReal proved besides")
-        elif second["reason"]:
-            self.notes.append(_sentence(second_sentence(certificate["proof"])))
-        else:
-            self.statements.append(_sentence(second_sentence(certificate["proof"])))
-
-    def samples(self, hil: Evidence | None, regions: Sequence[Region]) -> None:
+    def samples(self, hil: Evidence | None, regions: Sequence[Region]) -> list[Region]:
+        """The regions that hold for a sample that was run."""
         if not isinstance(hil, Mapping):
             self.failures.append("no sample was run: there is no cross-check")
-            return
+            return []
         where = "the cross-check"
         reported = self.take(hil, where, "failures", kind="list")
         self.failures.extend(str(f) for f in reported or [])
@@ -187,7 +161,7 @@ class _Judge(Reader):
         requested = self.take(hil, where, "summary", "requested", kind="count")
         entries = self.take(hil, where, "samples", kind="list")
         if entries is None:
-            return
+            return []
         if not entries:
             self.failures.append("no sample was run on the device")
         if requested is not None and len(entries) != requested:
@@ -201,9 +175,7 @@ class _Judge(Reader):
         if len(set(indices)) != len(indices):
             self.failures.append("the cross-check lists a sample twice")
         bounded = [o for o in outcomes if not o["unbounded"]]
-        if entries and not bounded:
-            self.failures.append("no sample that was run has a certified bound")
-        elif len(bounded) < len(outcomes):
+        if len(bounded) < len(outcomes) and not self.bit_exact_only:
             self.notes.append(
                 f"{len(outcomes) - len(bounded)} of {len(outcomes)} samples run lie in no certified region: they were "
                 "checked for equality with the exact reference only."
@@ -217,10 +189,12 @@ class _Judge(Reader):
             if named and not any(problem in str(f) for f in reported or []):
                 self.failures.append(f"{some(named, 'sample')} {'is' if len(named) == 1 else 'are'} {problem}")
         if entries and len(self.failures) == before:
+            bound = f", and all {len(bounded)} that have a certified bound lie within it" if bounded else ""
             self.statements.append(
-                f"Checked on the device: all {len(entries)} samples equal the exact integer reference bit for bit, and "
-                f"all {len(bounded)} that have a certified bound lie within it."
+                f"Checked on the device: all {len(entries)} samples equal the exact integer reference bit for "
+                f"bit{bound}."
             )
+        return [r for r in regions if any(r.holds_at(index) for index in indices)]
 
     def _sample(self, entry: object, number: int, regions: Sequence[Region]) -> dict[str, Any]:
         where = f"sample {number} of the cross-check"
@@ -285,16 +259,28 @@ class _Judge(Reader):
         if used is not None and size is not None and used >= size:
             self.failures.append(f"the firmware used all of its stack ({size} bytes): it may have overflowed")
 
-    def identity(self, certificate: Evidence | None, hil: Evidence | None, build: Evidence | None) -> None:
-        certified = self.take(certificate, "the certificate", "int8", "sha256", kind="text")
+    def identity(
+        self,
+        certificate: Evidence | None,
+        hil: Evidence | None,
+        build: Evidence | None,
+        artifacts: Mapping[str, str] | None,
+    ) -> None:
+        if self.bit_exact_only:
+            certified = self.take(artifacts, "the output folder", "model.tflite", kind="text")
+        else:
+            certified = self.take(certificate, "the certificate", "int8", "sha256", kind="text")
         built = self.take(build, "the build", "model_sha256", kind="text")
         if certified is not None and built is not None and certified != built:
             self.failures.append(
-                f"the firmware holds model {built[:16]}..., the certificate is for {certified[:16]}..."
+                f"the firmware holds model {built[:16]}..., the "
+                f"{'folder holds' if self.bit_exact_only else 'certificate is for'} {certified[:16]}..."
             )
         profile = self.take(build, "the build", "profile", kind="text")
         runtime = self.take(build, "the build", "runtime", kind="text")
-        covered = self.take(certificate, "the certificate", "int8", "profiles", kind="list")
+        covered = [profile]
+        if not self.bit_exact_only:
+            covered = self.take(certificate, "the certificate", "int8", "profiles", kind="list")
         if None not in (profile, runtime, covered) and profile not in covered:
             self.failures.append(
                 f"the runtime '{runtime}' computes by the semantics profile '{profile}', which the certificate does "
@@ -329,12 +315,13 @@ class _Judge(Reader):
             self.failures.append(f"the firmware needs {needed} of {values['ram_available']} RAM bytes")
 
     def files(self, certificate: Evidence | None, build: Evidence | None, artifacts: Mapping[str, str] | None) -> None:
-        for name, data, path in (
+        own: list[tuple[str, Evidence | None, tuple[str, ...]]] = [
             ("model.tflite", certificate, ("int8", "sha256")),
-            ("firmware.elf", build, ("elf_sha256",)),
             ("certificate.json", None, ()),
-            ("hil.json", None, ()),
-        ):
+        ]
+        if self.bit_exact_only:
+            own = [("model.tflite", build, ("model_sha256",))]
+        for name, data, path in (*own, ("firmware.elf", build, ("elf_sha256",)), ("hil.json", None, ())):
             found = self.take(artifacts, "the output folder", name, kind="text")
             expected = self.take(data, f"the evidence for {name}", *path, kind="text") if path else found
             if found is not None and expected is not None and found != expected:
@@ -401,16 +388,18 @@ class _Judge(Reader):
         for result in results:
             if result.status == "proved":
                 self.statements.append(f"Criterion: {result.sentence}.")
-            else:
+            elif result.status == "refuted":
                 self.failures.append(f"criterion not met: {result.sentence}")
         return tuple(results)
 
     def limits(
         self,
+        certificate: Evidence | None,
         hil: Evidence | None,
         regions: Sequence[Region],
         results: tuple[CriterionResult, ...],
         sound: bool,
+        where: str,
     ) -> None:
         """What is proved, and first what is not."""
         notes: list[str] = []
@@ -427,12 +416,12 @@ class _Judge(Reader):
             )
         if regions and not sound:
             notes.append("The certified bounds are not proved: their proof obligations, or the bounds, do not hold up.")
-        notes += top1_notes(regions)
-        late = [r.name for r in regions if not r.reached]
-        if late:
-            notes.append(f"The time limit left out {some(late, 'region')}: only output ranges are known there.")
-        if regions and not any(r.radius is None for r in regions):
-            notes.append("Nothing is proved for inputs outside the certified regions.")
+        if self.bit_exact_only:
+            notes.append(
+                "BIT-EXACT ONLY: no certificate was made. Nothing is proved of how far the integer model is from the "
+                "float model, on these samples or on any other input."
+            )
+        notes += domain.notes(certificate, regions) + region_notes(regions, where)
         if not results and regions:
             notes.append(
                 "No criterion was asked for: the bounds are stated as found, and PASS does not say that they are small "
@@ -443,11 +432,9 @@ class _Judge(Reader):
             "samples says nothing about other data."
         )
         self.notes[:0] = notes
-        self.statements[:0] = bound_statements(regions) if sound else []
-
-
-def _sentence(clause: str) -> str:
-    return f"{clause[0].upper()}{clause[1:]}."
+        if sound and isinstance(certificate, Mapping):
+            profiles = self.take(certificate, "the certificate", "int8", "profiles", kind="list")
+            self.statements[:0] = [*bound_statements(regions, where), conditions(profiles or [])]
 
 
 def _positive(value: object) -> bool:

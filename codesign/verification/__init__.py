@@ -7,7 +7,16 @@ integer network through the whole computation, every rounding, table error and s
 from codesign.verification.audit import ProofMode, ProofSummary
 from codesign.verification.certify import certify
 from codesign.verification.criteria import Criteria, Status
-from codesign.verification.regions import Region, ball, domain_region, grid_ball, input_domain, noisy
+from codesign.verification.regions import (
+    Region,
+    ball,
+    domain_region,
+    grid_ball,
+    input_domain,
+    noisy,
+    outside,
+    require_inside,
+)
 from codesign.verification.results import Certification, Options, RegionResult
 from codesign.verification.search import SearchResult, search
 from codesign.verification.selection import Neighbourhood, RegionKind, Selection, parse_radius, select
@@ -31,7 +40,9 @@ __all__ = [
     "grid_ball",
     "input_domain",
     "noisy",
+    "outside",
     "parse_radius",
+    "require_inside",
     "search",
     "select",
 ]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from codesign.errors import InputError
 from codesign.proof.statement import box_radius
 from codesign.quantization.integer import QuantizedTensor
+from codesign.text import some
 from codesign.verification.affine import TINY, UNIT, Array, Box, Form, Pool, combine, up
 from codesign.verification.lstm import Pair
 
@@ -65,6 +66,22 @@ def input_domain(samples: npt.NDArray[np.float32], domain: tuple[float, float] |
         return np.full(features, float(lo)), np.full(features, float(hi))
     flat = samples.reshape(-1, features).astype(np.float64)
     return flat.min(0), flat.max(0)
+
+
+def outside(x: npt.NDArray[np.float32], domain: tuple[Array, Array]) -> list[int]:
+    """The numbers of the samples x (N, T, D) that lie outside the domain (lo, hi), each (D,)."""
+    inside = ((x >= domain[0]) & (x <= domain[1])).all(axis=(1, 2))
+    return [int(k) for k in np.flatnonzero(~inside)]
+
+
+def require_inside(x: npt.NDArray[np.float32], domain: tuple[Array, Array]) -> None:
+    """InputError, naming them, where samples x (N, T, D) lie outside the domain (lo, hi), each (D,)."""
+    found = outside(x, domain)
+    if found:
+        raise InputError(
+            f"{some(found, 'sample')} of {len(x)}, counted from 0, lie outside the domain, about which alone a "
+            "certificate over the whole domain says something; widen --domain, or leave these samples out"
+        )
 
 
 def ball(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from codesign.network import evaluate
 from codesign.network.model import FloatNetwork
-from codesign.quantization.integer import IntActivation, IntegerNetwork
+from codesign.quantization.integer import IntActivation, IntegerNetwork, IntReshape
 from codesign.semantics import dequantize, quantize_input, simulate, simulate_trace
 from codesign.verification.affine import Array
 from codesign.verification.gradient import input_gradient
@@ -213,8 +213,9 @@ class Search:
         exact = evaluate(self.float_network, x, logits=True)
         outputs = simulate_trace(self.integer_network, quantize_input(self.integer_network, x)).outputs
         ops = self.integer_network.ops
-        final = ops[-1]
-        last = -2 if isinstance(final, IntActivation) and final.kind == "softmax" else -1
+        last = max(k for k, op in enumerate(ops) if not isinstance(op, IntReshape))
+        final = ops[last]
+        last -= isinstance(final, IntActivation) and final.kind == "softmax"
         integer = dequantize(ops[last].output, outputs[last])
         return float(np.abs(integer.reshape(2, -1) - exact.reshape(2, -1)).max())
 

@@ -428,7 +428,7 @@ def no_rates(f):
 def called_any_length(f):
     stated(f)["any_length"] = True
     stated(f)["statement"] = stated(f)["statement"].replace(
-        "every possible input", "every sequence of inputs of any length"
+        "every float32 input", "every sequence of float32 inputs of any length"
     )
     f.document["claim"] = f.document["claim"].replace(
         "every float32 input", "every sequence of any number of float32 inputs"
@@ -439,7 +439,7 @@ def called_fixed_length(f):
     """A weaker claim, but not the one that the recorded state is for."""
     stated(f)["any_length"] = False
     stated(f)["statement"] = stated(f)["statement"].replace(
-        "every sequence of inputs of any length", "every possible input"
+        "every sequence of float32 inputs of any length", "every float32 input"
     )
     f.document["claim"] = f.document["claim"].replace("sequence of any number of float32 inputs", "float32 input")
 

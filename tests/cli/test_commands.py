@@ -121,7 +121,9 @@ def test_a_top1_share_of_no_region_is_refused(model):
     np.savez(model / "wrong.npz", x=data["x"], y=(data["y"] + 1) % 3)
     arguments = ("certify", model / "tiny.h5", model / "tiny.tflite", "--samples", 2, "--prove", "none")
     refused(run(*arguments, "--calibration", model / "wrong.npz", "--require-top1", 0.5, "--json"), 2, "labelled")
-    assert run(*arguments, "--calibration", model / "wrong.npz").exit_code == 0
+    told = run(*arguments, "--calibration", model / "wrong.npz")
+    assert told.exit_code == 1
+    assert "no region counts for the class" in told.stdout
 
 
 @pytest.mark.parametrize("option", [["--any-length"], ["--domain", "0,1"]])

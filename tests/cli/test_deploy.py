@@ -75,7 +75,7 @@ def test_the_main_job_signs_off(tmp_path):
     certificate = json.loads((output / "certificate.json").read_text())
     assert certificate["criteria"]["epsilon_verdict"] == "proved"
     assert certificate["all_inputs"]["covered_share"] > 0.95
-    assert signoff["proved"][0].startswith("For every possible input")
+    assert signoff["proved"][0].startswith("For every float32 input of the domain [0, 1] for every feature")
     assert certificate["proof"]["proved"] == certificate["proof"]["checked"] > 0
     assert "EMULATED" in (output / "report.html").read_text()
 

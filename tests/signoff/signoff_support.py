@@ -112,10 +112,11 @@ def make_evidence(
     whole = api.calibration(FIXTURES / f"{name}.h5")
     x = whole.x[:samples]
     real = evaluate(float_network, x)
-    # Labels: the float classes, the last two wrong, so that accuracies are neither 0 nor 1.
+    # Labels: the float classes, the last two of many wrong, so that accuracies are neither 0 nor 1.
     labels = real.argmax(-1) if real.ndim == 2 and real.shape[1] > 1 else None
     if labels is not None:
-        labels[-2:] = (labels[-2:] + 1) % real.shape[1]
+        wrong = slice(-2 if samples > 3 else -1, None)
+        labels[wrong] = (labels[wrong] + 1) % real.shape[1]
     if real.shape[-1] == 1 and whole.y is not None:
         labels = whole.y[:samples]
     data = Calibration(x, labels, None if whole.values is None else whole.values[:samples])

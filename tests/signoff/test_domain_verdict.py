@@ -21,12 +21,14 @@ def whole_domain(evidence: Evidence, any_length: bool = True, steps: int = 10_00
     outputs = len(region["bound"])
     region.update(
         id="domain", kind="domain", sample=None, radius=None, top1="unknown", counted=False, bound=[1.0] * outputs,
-        bound_max=1.0, difference_lo=[-1.0] * outputs, difference_hi=[1.0] * outputs,
+        bound_max=1.0, difference_lo=[-1.0] * outputs, difference_hi=[1.0] * outputs, vacuous=False,
     )  # fmt: skip
+    certificate["domain"] = {"lo": [0.0] * 3, "hi": [1.0] * 3}
+    certificate["ranges"] = {"outputs": {"vacuous_from": [2.0] * outputs}, "logits": {"vacuous_from": [9.0] * 2}}
     certificate["regions"] = [region]
     certificate["all_inputs"] = {
         "statement": "...", "method": "...", "any_length": any_length, "logit_bound": BOUND,
-        "same_class_margin": 1.0625,
+        "vacuous": False, "same_class_margin": 1.0625,
         "covered_share": 0.75, "covered_samples": 6, "samples": 8,
     }  # fmt: skip
     if any_length:
@@ -50,12 +52,13 @@ def test_the_statement_and_the_stream_are_told(good: Evidence) -> None:
     result = judge(whole_domain(good))
     assert (result.verdict, result.failures) == ("PASS", ())
     assert result.proved[0] == (
-        "For every possible input, in a sequence of any length, the integer model's logits are within 0.5 of the float "
-        "model's; wherever the float model's margin exceeds 1.063 the class is the same (proved so for 6 of the 8 "
-        "samples, 75.0 %)."
+        "For every sequence of any number of float32 inputs of the domain [0, 1] for every feature, the integer "
+        "model's dequantized logits are within 0.5 of the float model's, taken over the reals; wherever the float "
+        "model's margin there exceeds 1.063 the class is the same (proved so for 6 of the 8 samples, 75.0 %)."
     )
     assert any("1 stream of 10,000 steps in all, without a reset" in text for text in result.proved)
-    assert not any("Nothing is proved for inputs outside" in note for note in result.notes)
+    assert any("Nothing is proved for inputs outside the domain [0, 1] for every feature" in n for n in result.notes)
+    assert any("Where the float model's margin is 1.063 or less, the class may differ" in n for n in result.notes)
 
 
 def test_what_a_time_step_costs_is_told(good: Evidence) -> None:
@@ -70,7 +73,9 @@ def test_what_a_time_step_costs_is_told(good: Evidence) -> None:
 def test_a_fixed_length_needs_no_stream(good: Evidence) -> None:
     result = judge(whole_domain(good, any_length=False))
     assert (result.verdict, result.failures) == ("PASS", ())
-    assert result.proved[0].startswith("For every possible input the integer model's logits are within 0.5")
+    assert result.proved[0].startswith(
+        "For every float32 input of the domain [0, 1] for every feature, the integer model's"
+    )
 
 
 def test_a_short_stream_is_told(good: Evidence) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from signoff_support import Evidence, make_evidence
 
 from codesign.signoff import SignOff, decide
-from codesign.signoff.wording import upward
+from codesign.text import upward
 from codesign.verification import Criteria
 
 
@@ -24,6 +24,11 @@ def judge(e: Evidence, criteria: Criteria | None = None) -> SignOff:
 def only_failure(result: SignOff, part: str) -> None:
     assert result.verdict == "FAIL"
     assert [f for f in result.failures if part in f], result.failures
+
+
+def only_unproved(result: SignOff, part: str) -> None:
+    assert (result.verdict, result.failures) == ("UNPROVED", ())
+    assert [f for f in result.unproved if part in f], result.unproved
 
 
 def test_good_evidence_passes(good: Evidence) -> None:
@@ -192,10 +197,13 @@ def _paths(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 NEEDED = {
     "certificate": [
         ("int8",), ("int8", "sha256"), ("proof",), ("proof", "obligations"), ("proof", "checked"), ("proof", "proved"),
-        ("regions",), ("criteria",), ("criteria", "epsilon"), ("criteria", "top1_share"), ("criteria", "top1_above"),
+        ("regions",), ("domain",), ("domain", "lo"), ("domain", "hi"), ("ranges",), ("ranges", "outputs"),
+        ("ranges", "outputs", "vacuous_from"), ("int8", "profiles"),
+        ("criteria",), ("criteria", "epsilon"), ("criteria", "top1_share"), ("criteria", "top1_above"),
         ("criteria", "topk"), ("criteria", "ranking"), ("regions", 0, "kind"),
         *[("regions", 0, k) for k in (
-            "id", "radius", "sample", "counted", "bound", "bound_max", "difference_lo", "difference_hi", "observed",
+            "id", "radius", "sample", "counted", "vacuous",
+            "bound", "bound_max", "difference_lo", "difference_hi", "observed",
             "top1", "top1_class")],
     ],
     "hil": [
@@ -250,7 +258,7 @@ def test_arbitrary_damage_never_raises(original: Evidence, data: st.DataObject) 
         place = place[key]
     place[path[-1]] = junk
     result = decide(**documents, artifacts=e.artifacts())
-    assert result.verdict == ("FAIL" if result.failures else "PASS")
+    assert result.verdict == ("FAIL" if result.failures else "UNPROVED" if result.unproved else "PASS")
 
 
 @pytest.mark.parametrize("huge", [10**400, -(10**5000)], ids=["large", "larger"])
@@ -271,7 +279,7 @@ def test_epsilon_proved_unknown_refuted(good: Evidence) -> None:
     assert proved.criteria[0].status == "proved"
     assert not any("No criterion" in note for note in proved.notes)
     unknown = judge(good, Criteria(epsilon=(bound + observed) / 2))
-    only_failure(unknown, "is unknown")
+    only_unproved(unknown, "is unknown")
     assert unknown.criteria[0].status == "unknown"
     refuted = judge(good, Criteria(epsilon=observed / 2))
     only_failure(refuted, "is refuted")
@@ -283,11 +291,11 @@ def test_top1_share_proved_unknown_refuted(good: Evidence) -> None:
         region.update(counted=k < 4, top1=("proved", "proved", "unknown", "refuted")[k % 4], top1_class=None)
     assert judge(good, Criteria(top1_share=0.5)).criteria[0].status == "proved"
     assert judge(good, Criteria(top1_share=0.5)).verdict == "PASS"
-    only_failure(judge(good, Criteria(top1_share=0.6)), "is unknown")
+    only_unproved(judge(good, Criteria(top1_share=0.6)), "is unknown")
     only_failure(judge(good, Criteria(top1_share=0.8)), "is refuted")
     for region in regions:
         region["counted"] = False
-    only_failure(judge(good, Criteria(top1_share=0.0)), "is unknown")
+    only_unproved(judge(good, Criteria(top1_share=0.0)), "is unknown")
 
 
 ORDERS: list[tuple[str, Any]] = [("top1_above", 0.9), ("topk", 1), ("ranking", (0, 1))]
@@ -299,7 +307,7 @@ def test_order_criteria(good: Evidence, name: str, wanted: Any, source: str) -> 
     criteria = Criteria(**{name: wanted}) if source == "argument" else None
     if source == "certificate":
         good.certificate["criteria"][name] = list(wanted) if isinstance(wanted, tuple) else wanted
-    only_failure(judge(good, criteria), "is unknown")  # the regions say nothing
+    only_unproved(judge(good, criteria), "is unknown")  # the regions say nothing
     for region in good.certificate["regions"]:
         region[name] = "proved"
     result = judge(good, criteria)
@@ -307,7 +315,7 @@ def test_order_criteria(good: Evidence, name: str, wanted: Any, source: str) -> 
     assert result.criteria[0].name == name
     assert any(s.startswith("Criterion: ") for s in result.proved)
     good.certificate["regions"][-1][name] = "unknown"
-    only_failure(judge(good, criteria), "is unknown")
+    only_unproved(judge(good, criteria), "is unknown")
     good.certificate["regions"][-1][name] = "refuted"
     only_failure(judge(good, criteria), "is refuted")
     good.certificate["regions"][-1][name] = "proved"
@@ -336,7 +344,7 @@ def test_a_grid_region_binds_only_what_was_checked_against_it(good: Evidence) ->
     good.certificate["regions"][0]["kind"] = "grid"
     result = judge(good)
     assert result.verdict == "PASS"
-    assert any("of kind 'grid'" in s for s in result.proved)
+    assert any("every integer input within the stated steps of 1 quantized sample" in s for s in result.proved)
     good.hil["samples"][0].update(bound=None, within_bound=None)
     assert any("lie in no certified region" in note for note in judge(good).notes)
     good.certificate["regions"][0]["kind"] = "ball"
@@ -350,7 +358,9 @@ def test_regions_left_out_are_noted(good: Evidence) -> None:
 
 def test_a_criterion_rests_on_the_proofs(good: Evidence) -> None:
     good.certificate["proof"]["proved"] -= 1
-    only_failure(judge(good, Criteria(epsilon=1e9)), "is unknown")
+    failed = judge(good, Criteria(epsilon=1e9))
+    only_failure(failed, "could not be proved")
+    assert any("is unknown" in reason for reason in failed.unproved)
     result = judge(good, Criteria(top1_share=0.0))
     assert [c.status for c in result.criteria] == ["unknown"]
     assert not any("differs from the float model" in s for s in result.proved)
@@ -358,7 +368,8 @@ def test_a_criterion_rests_on_the_proofs(good: Evidence) -> None:
 
 def test_criteria_come_from_the_certificate(good: Evidence) -> None:
     good.certificate["criteria"]["epsilon"] = 1e-12
-    only_failure(judge(good), "criterion not met")
+    assert judge(good).verdict != "PASS"
+    assert judge(good).criteria[0].wanted == 1e-12
     good.certificate["criteria"]["epsilon"] = "small"
     only_failure(judge(good), "criteria/epsilon")
 
@@ -377,7 +388,7 @@ def test_a_certified_class_has_to_be_met(good: Evidence) -> None:
     # Where nothing is certified, another class is no failure.
     sample["top1"] = changed
     region.update(top1="unknown", top1_class=None)
-    assert judge(good).verdict == "PASS"
+    assert judge(good).failures == ()
 
 
 def test_both_agreeing_on_another_class_than_certified_fails(good: Evidence) -> None:
@@ -416,7 +427,7 @@ def test_open_regions_are_said_first(good: Evidence) -> None:
     good.certificate["regions"][0].update(top1="unknown", top1_class=None)
     good.certificate["regions"][1].update(top1="refuted", top1_class=None)
     result = judge(good)
-    assert any("neither proved nor refuted in" in note for note in result.notes)
+    assert any("not known whether the class is the same everywhere in 1 region" in note for note in result.notes)
     assert any("chooses another class" in note for note in result.notes)
 
 

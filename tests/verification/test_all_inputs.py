@@ -101,7 +101,7 @@ def test_the_command_line_prints_the_statement(pair, tmp_path):
         "--prove", "none", "--evaluations", "200", "-o", str(output),
     ]  # fmt: skip
     result = CliRunner().invoke(main, arguments)
-    assert "for every possible input of the domain" in result.output
+    assert "for every float32 input of the domain" in result.output
     document = json.loads(output.read_text())
     assert document["all_inputs"]["any_length"] is False
     assert 0 <= document["all_inputs"]["covered_share"] <= 1

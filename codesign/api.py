@@ -32,9 +32,9 @@ from codesign.quantization import (
     default_calibration_path,
     load_calibration,
     read_integer_network,
+    require_one_model,
     with_profile,
 )
-from codesign.quantization.align import align
 from codesign.verification import Neighbourhood, Options, RegionKind, input_domain, require_inside, select
 from codesign.verification import certify as certify_regions
 from codesign.verification.all_inputs import all_inputs
@@ -117,6 +117,7 @@ def certify(
     output: PathLike | None = None,
     around: Neighbourhood | None = None,
     any_length: bool = False,
+    different_models: bool = False,
 ) -> dict[str, Any]:
     """Certify |integer - float| and give the content of certificate.json.
 
@@ -127,7 +128,10 @@ def certify(
     The domain is `domain` for every feature, else each feature's range in the data. `any_length`: the domain's bounds
     are to hold for any number of steps; samples outside the domain count as not covered. The bounds hold for every
     semantics profile, TFLM's reference kernels and CMSIS-NN's. `on_progress` gets (regions done, regions in all).
+    InputError where the integer weights are not the float ones, rounded, unless `different_models` allows for it; the
+    certificate says which it is.
     """
+    require_one_model(float_network, integer_network, different_models)
     if region not in get_args(RegionKind):
         raise InputError(f"unknown kind of region '{region}'; use one of {', '.join(get_args(RegionKind))}")
     if any_length and region != "domain":
@@ -219,18 +223,21 @@ def cross_check(
     drawn: int | None = None,
     stream_steps: int | None = None,
     journal: PathLike | None = None,
+    different_models: bool = False,
 ) -> dict[str, Any]:
     """Flash or emulate the firmware, send it samples over serial, and compare; gives the content of hil.json.
 
     `samples` limits how many of the data's samples are sent (default all). With a certificate over the whole domain the
     device also answers `drawn` inputs from all of it (`hil_inputs`) and, where that is for any number of steps, a
     stream of `stream_steps` without a reset. Answers that the file `journal` holds are not asked for again.
-    InputError where firmware, networks and certificate are not of one model.
+    InputError where firmware, networks and certificate are not of one model; two `different_models` as for `certify`,
+    unless the certificate is of two.
     """
     from codesign.hil import cross_check as check
     from codesign.hil import open_target
 
-    align(float_network, integer_network)
+    known = certificate is not None and certificate["pair"]["different_models"]
+    require_one_model(float_network, integer_network, different_models or known)
     models: list[tuple[str, FloatNetwork | IntegerNetwork, str]]
     models = [(firmware.model_sha256, integer_network, "firmware")]
     if certificate is not None:

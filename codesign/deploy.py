@@ -22,8 +22,8 @@ from codesign.quantization import (
     default_calibration_path,
     load_calibration,
     read_integer_network,
+    require_one_model,
 )
-from codesign.quantization.align import align
 from codesign.verification import Neighbourhood, Options, RegionKind, input_domain, require_inside
 from codesign.verification.region_files import load_regions
 
@@ -70,6 +70,7 @@ class DeployOptions:
     weights: Weights = "int8"
     runtime: TflmRuntime | None = None
     bit_exact_only: bool = False
+    different_models: bool = False
 
 
 def default_output(model: Path) -> Path:
@@ -120,7 +121,7 @@ def deploy(
         if not work.finished("convert"):
             _make_integer_model(path, folder / "model.tflite", options)
         integer = read_integer_network(folder / "model.tflite")
-        align(network, integer)
+        require_one_model(network, integer, options.different_models)
         device = api.for_runtime(integer, options.runtime)
         check_buildable(device, description, options.weights, options.runtime)
         work.record("convert", ["model.tflite"])
@@ -135,7 +136,7 @@ def deploy(
             certificate = api.certify(
                 network, integer, data, options.radius, options.samples, options.region, options.domain,
                 verification, lambda done, total: tell("certify", done, total), folder / "certificate.json",
-                options.around, options.any_length,
+                options.around, options.any_length, options.different_models,
             )  # fmt: skip
             work.record("certify", sorted(p.name for p in folder.glob("certificate.*")))
         regions = [] if certificate is None else certificate["regions"]
@@ -151,6 +152,7 @@ def deploy(
             hil = api.cross_check(
                 firmware, network, device, data, certificate, sent, options.port, options.emulate,
                 lambda done, total: tell("hil", done, total), options.drawn, options.stream_steps, work.hil_journal,
+                options.different_models,
             )  # fmt: skip
             write_result(hil, folder / "hil.json")
         broken_off = 0 < hil["summary"]["samples"] < hil["summary"]["requested"]

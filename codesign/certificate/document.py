@@ -20,7 +20,8 @@ from codesign.files import write_atomically
 from codesign.proof.arithmetic import arithmetic_facts
 from codesign.proof.ranges import NAMES
 from codesign.proof.statement import METHODS, conclusions, sentences
-from codesign.quantization import Calibration, with_profile
+from codesign.quantization import Calibration, pair_facts, with_profile
+from codesign.quantization.align import align
 from codesign.verification import Certification
 from codesign.verification.affine import Array
 from codesign.verification.all_inputs import AllInputs
@@ -62,6 +63,7 @@ def certificate_document(
         "int8": {"name": network.name, "sha256": network.sha256, "profiles": list(c.profiles)},
         "float_sha256": c.float_network.sha256,
         "int8_sha256": network.sha256,
+        "pair": pair_facts(align(c.float_network, network)),
         **sentences(regions),
         "input_quantization": {
             "scale": tensor.scale,

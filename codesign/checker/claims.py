@@ -18,7 +18,7 @@ from codesign.proof import statement
 from codesign.proof.arithmetic import arithmetic_facts
 from codesign.proof.proof_file import ProofFile, digest, proof_path, read
 from codesign.proof.ranges import implied, stated_ranges
-from codesign.quantization import IntegerNetwork, read_integer_network
+from codesign.quantization import IntegerNetwork, pair_facts, read_integer_network
 from codesign.quantization.align import Stage, align
 from codesign.quantization.integer import IntActivation
 
@@ -84,10 +84,10 @@ def read_claims(
 
 def check_document(claims: Claims) -> None:
     """The stored errors of tables and rescalings are those of an enumeration; criteria, summary and verdict follow."""
-    document, proof, nets = claims.document, claims.document["proof"], claims.integers
+    document, proof, nets, chain = claims.document, claims.document["proof"], claims.integers, claims.chains[0]
     counts = proof["proved"] <= proof["checked"] <= proof["obligations"]
     demand(counts, "proof: more obligations proved than checked, or checked than there are")
-    derived = {"arithmetic": arithmetic_facts(nets), "ranges": stated_ranges(claims.chains[0], nets[0])}
+    derived = {"arithmetic": arithmetic_facts(nets), "ranges": stated_ranges(chain, nets[0]), "pair": pair_facts(chain)}
     for part, found in {**derived, **statement.conclusions(document)}.items():
         stated = document[part] if part else document
         for key, value in found.items():

@@ -42,12 +42,13 @@ _LISTED = 20
     "--bit-exact-only", is_flag=True, help="Compare with the exact reference alone; no bound counts, none is claimed."
 )
 @opt.domain_checks
+@opt.different_models
 @opt.as_json
 def hil(
     place: Path, model: Path, board: str | None, int8: Path | None, certificate: Path | None,
     calibration: Path | None, samples: int | None, port: str | None, emulate: bool, no_flash: bool,
-    output: Path | None, resume: bool, soak: str | None, seed: int, drawn: int, stream_steps: int, as_json: bool,
-    bit_exact_only: bool,
+    output: Path | None, resume: bool, soak: str | None, seed: int, drawn: int, stream_steps: int,
+    different_models: bool, as_json: bool, bit_exact_only: bool,
 ) -> None:  # fmt: skip
     """Cross-check a deployment again, on its board or emulated.
 
@@ -66,7 +67,7 @@ def hil(
     name = place.resolve().name.removesuffix(".deploy").removesuffix(".elf")
     destination = output or Path(f"{name}.{'hil' if seconds is None else 'soak'}.json")
     require_json(destination.absolute())
-    deployment = load_deployment(place, model, board, int8, certificate)
+    deployment = load_deployment(place, model, board, int8, certificate, different_models)
     from codesign.hil import open_target
 
     with open_target(deployment.firmware, port=port, emulate=emulate or None, flash=not no_flash) as target:

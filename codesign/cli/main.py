@@ -150,7 +150,7 @@ def certify(
     with stopping(left), Progress(quiet=as_json) as progress:
         document = api.certify(
             network, integer, data, radius, samples, region, domain, options, progress.stage("certify"), output,  # type: ignore[arg-type]
-            more.around(), any_length,
+            more.around(), any_length, more.different_models,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(document, allow_nan=False))
@@ -246,7 +246,7 @@ def deploy(
     options = DeployOptions(
         radius, samples, region, domain, verification, hil_samples, int8, calibration, port, emulate or None,  # type: ignore[arg-type]
         more.around(), activations, cover, any_length, drawn, stream_steps, resume, weights, runtime,  # type: ignore[arg-type]
-        bit_exact_only,
+        bit_exact_only, different_models=more.different_models,
     )  # fmt: skip
     folder = output or default_output(model)
     kept = partial_folder(folder)

@@ -56,6 +56,7 @@ class More:
     time_limit: float | None
     resume: Path | None
     method: Literal["zonotope", "quadratic"]
+    different_models: bool
 
     def around(self) -> Neighbourhood:
         from codesign.verification import Neighbourhood
@@ -63,7 +64,11 @@ class More:
         return Neighbourhood(self.noise, self.free_from, self.grid, self.regions)
 
 
+different_models = click.option(
+    "--different-models", is_flag=True, help="Allow int8 weights that are not the float model's, rounded."
+)
 _MORE = [
+    different_models,
     click.option("--noise", type=FILE, help="Half-widths in place of a radius: (D,) or (T, D), .csv or .npz."),
     click.option("--free-from", type=int, default=0, help="Steps before this one are fixed at the sample."),
     click.option("--grid", type=int, metavar="K", help="All integer inputs within K steps, float at the same."),

@@ -26,6 +26,8 @@ def print_certificate(document: dict[str, Any], written: Path | None = None) -> 
             f"TIME LIMIT: {summary['not_reached']} of {summary['regions']} regions were not reached; for them only the "
             "outputs' ranges are known"
         )
+    if document["pair"]["different_models"]:
+        click.echo("TWO DIFFERENT MODELS: the int8 weights are not the float model's, rounded (--different-models)")
     outside = [r["id"] for r in regions if is_outside(r["center"], document["domain"])]
     if outside:
         click.echo(

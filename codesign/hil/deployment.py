@@ -83,15 +83,17 @@ def load_deployment(
     board: str | None = None,
     int8: Path | str | None = None,
     certificate: Path | str | None = None,
+    different_models: bool = False,
 ) -> Deployment:
     """Read the output folder of a deployment, or an ELF with its `int8` model and `certificate`; `model` is the float
     model that was deployed.
 
     InputError: something is missing, or does not belong together. Files that signoff.json signed have to be unchanged.
+    `different_models` as for `codesign.certify`, unless the certificate is of two.
     """
     from codesign.certificate import load_certificate
     from codesign.network import load_network
-    from codesign.quantization import read_integer_network
+    from codesign.quantization import read_integer_network, require_one_model
     from codesign.toolchain import read_firmware
 
     place = Path(place)
@@ -128,6 +130,8 @@ def load_deployment(
                 raise InputError(
                     f"the certificate is about another {what} (SHA-256 {wanted[:16]}..., not {found[:16]}...)"
                 )
+    known = document is not None and document["pair"]["different_models"]
+    require_one_model(real, integer, different_models or known)
     return Deployment(firmware, integer, real, document)
 
 

@@ -17,6 +17,7 @@ from codesign.quantization.integer import (
     QuantizedTensor,
 )
 from codesign.quantization.reader import parse_integer_network, read_integer_network, with_profile
+from codesign.quantization.roundings import pair_facts, require_one_model
 
 __all__ = [
     "Activations",
@@ -34,8 +35,10 @@ __all__ = [
     "convert",
     "default_calibration_path",
     "load_calibration",
+    "pair_facts",
     "parse_integer_network",
     "read_integer_network",
+    "require_one_model",
     "to_int16",
     "with_profile",
 ]

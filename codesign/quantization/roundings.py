@@ -56,9 +56,9 @@ def not_rounded(stages: Sequence[Stage]) -> NotRounded | None:
     return NotRounded(count, values, worst, where) if count else None
 
 
-def different_models(stages: Sequence[Stage]) -> bool:
-    """Whether the paired layers are of two different models, by their weights."""
-    return not_rounded(stages) is not None
+def pair_facts(stages: Sequence[Stage]) -> dict[str, bool]:
+    """What a certificate states of its pair: whether it is of two different models, by their weights."""
+    return {"different_models": not_rounded(stages) is not None}
 
 
 def require_one_model(real: FloatNetwork, integer: IntegerNetwork, different: bool = False) -> bool:

@@ -238,6 +238,10 @@ def _insert(model: Any, at: int, kind: str, flat: bool) -> None:
             op.builtinOptionsType, op.builtinOptions = given.builtinOptionsType, copy.deepcopy(given.builtinOptions)
     _rewire(model, at + 1, before, index)
     graph.operators.insert(at + 1, op)
+    for follower in graph.operators[at + 2 :] if flat else []:  # activations give the shape that they take
+        if len(follower.inputs) > 1:
+            break
+        graph.tensors[int(follower.outputs[0])].shape = list(tensor.shape)
 
 
 def mutants(content: bytes, count: int, rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:

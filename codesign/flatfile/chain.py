@@ -156,10 +156,10 @@ def parse_dense(file: TfliteFile, op: Operator) -> DenseParts:
 
 
 def check_unary(file: TfliteFile, op: Operator) -> None:
-    """SOFTMAX over the last axis, with beta 1 (the schema sees to that), or an elementwise activation."""
+    """SOFTMAX over the last axis, or an elementwise activation."""
     inputs_exactly(file, op, 1)
-    if op.kind == "SOFTMAX":
-        assert op.options["beta"] == 1.0
+    if op.kind == "SOFTMAX" and op.options["beta"] != 1.0:
+        raise file.refuse(f"{op} has beta {op.options['beta']}, which is not supported; 1.0 is.")
     _shaped(file, op, file.tensor(op.inputs[0]).dims)
 
 

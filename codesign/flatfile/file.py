@@ -127,6 +127,7 @@ class TfliteFile:
             raise self.refuse(f"it has {len(inputs)} inputs and {len(outputs)} outputs; one of each is supported.")
         self.tensor_count = len(graph["tensors"])
         self.input_index, self.output_index = inputs[0], outputs[0]
+        self._named: set[str] = set()
         self.tensors = tuple(self._tensor(i, raw) for i, raw in enumerate(graph["tensors"]))
         if not graph["operators"]:
             raise self.refuse("the model has no operators.")
@@ -188,6 +189,9 @@ class TfliteFile:
 
     def _tensor(self, index: int, raw: Fields) -> Tensor:
         name = _plain(raw["name"]) or f"tensor {index}"
+        if name in self._named:  # operators and layers are told apart by their outputs' names
+            name = f"{name}:{index}"
+        self._named.add(name)
         types = _names("TensorType")
         if raw["type"] not in types:
             raise self.refuse(f"tensor '{name}' has the unknown type {raw['type']}.")

@@ -203,3 +203,19 @@ def test_flatbuffers_default_values_are_the_schemas():
             accessor = getattr(made, "".join(part.capitalize() for part in field.name.split("_")), None)
             if field.kind == "scalar" and accessor is not None:
                 assert accessor() == field.default, (table, field.name)
+
+
+def test_operators_have_names_of_their_own():
+    """Variants of one operator are found by its name."""
+    chain = flat.Chain((5, 3), SCALE, 0)
+    for units, features in ((6, 3), (4, 6)):
+        shapes = (4, units, features), (4, units, units)
+        w, r = (RNG.integers(-127, 128, shape).astype("i1") for shape in shapes)
+        chain.lstm(w, r, np.zeros((4, units)), [SCALE] * 4, [SCALE] * 4, 2.0**-7, 0)
+    content = chain.write()
+    first, second = (op.name for op in parse_integer_network(content, "model").ops)
+    assert (len(first), len(second)) == (3, 3)
+    same = content.replace(second.encode() + b"\0", first.encode() + b"\0")
+    names = [op.name for op in parse_integer_network(same, "model").ops]
+    assert names[0] == first
+    assert names[1].startswith(f"{first}:")

@@ -41,6 +41,12 @@ def test_good_evidence_passes(good: Evidence) -> None:
     assert any("proof obligations were proved" in s for s in result.proved)
 
 
+def test_two_different_models_are_called_so(good: Evidence) -> None:
+    assert not any("Two different models" in note for note in judge(good).notes)
+    good.certificate["pair"]["different_models"] = True
+    assert any("Two different models" in note for note in judge(good).notes)
+
+
 def test_hardware_is_not_called_emulated() -> None:
     result = judge(make_evidence("tiny", 2, 2, emulated=False))
     assert result.verdict == "PASS"
@@ -196,7 +202,8 @@ def _paths(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 NEEDED = {
     "certificate": [
-        ("int8",), ("int8", "sha256"), ("proof",), ("proof", "obligations"), ("proof", "checked"), ("proof", "proved"),
+        ("int8",), ("int8", "sha256"), ("pair",), ("pair", "different_models"),
+        ("proof",), ("proof", "obligations"), ("proof", "checked"), ("proof", "proved"),
         ("regions",), ("domain",), ("domain", "lo"), ("domain", "hi"), ("ranges",), ("ranges", "outputs"),
         ("ranges", "outputs", "vacuous_from"), ("int8", "profiles"),
         ("criteria",), ("criteria", "epsilon"), ("criteria", "top1_share"), ("criteria", "top1_above"),

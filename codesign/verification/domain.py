@@ -72,6 +72,7 @@ def enclose_domain(
     """
     rows = _input_rows(network, region)
     if any_length:
+        _require_steps_apart(stages, network)
         rows = [_same_at_every_step(region, rows)]
     pool = Pool()
     pairs: list[Pair] | None = None
@@ -102,11 +103,6 @@ def enclose_domain(
         if isinstance(stage, ActivationStage) and stage.kind == "softmax":
             softmax = stage.int_op
         elif isinstance(stage, ReshapeStage):
-            if any_length and stage.shape[-1] != pairs[0].value.center.shape[1]:
-                raise InputError(
-                    "a certificate for any number of steps needs a head that acts on one step; this model reshapes "
-                    f"{network.input.shape[0]} steps into one vector"
-                )
             pairs = pairs if any_length else _reshape(pairs, stage.shape)
         else:
             pairs = [_apply(stage, pair, pool, planes, variants) for pair in pairs]
@@ -169,6 +165,20 @@ def _input_rows(network: IntegerNetwork, region: Region) -> list[Row]:
         half = up(np.asarray(tensor.scale * (0.5 + 2.0**-22 * (1 + row.value.mag / tensor.scale))))
         rows.append(Row(row.value, np.minimum(row.difference, up(half + excess(row.value, lo, hi)))))
     return rows
+
+
+def _require_steps_apart(stages: Sequence[Stage], network: IntegerNetwork) -> None:
+    width = network.input.shape[-1]
+    for stage in stages:
+        if isinstance(stage, LstmStage):
+            width = stage.float_layer.units
+        elif isinstance(stage, DenseStage):
+            width = len(stage.float_layer.b)
+        elif isinstance(stage, ReshapeStage) and stage.shape[-1] != width:
+            raise InputError(
+                "a certificate for any number of steps needs layers that act on one step; this model reshapes "
+                f"{network.input.shape[0]} steps into rows of {stage.shape[-1]} values"
+            )
 
 
 def _same_at_every_step(region: Region, rows: Sequence[Row]) -> Row:

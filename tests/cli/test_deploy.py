@@ -94,6 +94,22 @@ def test_an_int8_model_made_elsewhere_on_qemu_boards(board, tmp_path):
     assert (output / "model.tflite").read_bytes() == (FIXTURES / "tiny.tflite").read_bytes()
 
 
+def test_a_flattened_sequence_of_tflite_files_on_the_nucleo(tmp_path):
+    """TFLM's mnist_lstm example is one: its float file has a cell clip below the number of steps."""
+    output = tmp_path / "out"
+    result = deploy(
+        "--board", "nucleo_f746", "--emulate", FIXTURES / "flatten.float.tflite", "--int8", FIXTURES / "flatten.tflite",
+        "--samples", 3, "--json", "-o", output,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    signoff = json.loads(result.stdout)
+    assert signoff["verdict"] == "PASS"
+    assert signoff["hil"]["samples"] == signoff["hil"]["bit_exact"] == signoff["hil"]["within_bound"] == 3
+    certificate = json.loads((output / "certificate.json").read_text())
+    assert max(r["bound_max"] for r in certificate["regions"]) < 0.05
+    assert all(r["abstract_lower"] is not None for r in certificate["regions"])
+
+
 def test_int16_activations_on_the_nucleo(tmp_path):
     output = tmp_path / "out"
     model = FIXTURES / "tiny.int16.tflite"

@@ -163,7 +163,7 @@ def test_the_grid_has_no_input_rounding(pair):
     assert bound[0] < 0.95 * bound[1]
 
 
-@pytest.mark.parametrize("name", ["tiny", "logits", "sequence"])
+@pytest.mark.parametrize("name", ["tiny", "logits", "sequence", "timedist", "flatten", "reshaped"])
 def test_search_stays_inside_and_below_the_bound(name, pair):
     network, integer, data = pair(name)
     rng = np.random.default_rng(13)
@@ -185,8 +185,9 @@ def test_search_stays_inside_and_below_the_bound(name, pair):
         lower = abstract_lower(align(network, integer), integer, region, rng)
         logit = np.maximum(-enclosure.logit_difference.lo[0], enclosure.logit_difference.hi[0])
         assert found.logit_error <= logit.max()
-        if lower is not None:
-            assert (lower <= logit).all()
+        assert lower is not None
+        assert (lower <= logit).all()
+        assert lower.max() > 0
 
 
 @pytest.mark.parametrize("name", NAMES)

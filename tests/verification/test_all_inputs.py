@@ -89,7 +89,7 @@ def test_covered_samples_have_the_same_class(pair):
 @pytest.mark.parametrize("name", ["flatten", "reshaped"])
 def test_any_length_is_refused_where_a_vector_holds_several_steps(pair, name):
     network, integer, data = pair(name)
-    with pytest.raises(InputError, match="steps into rows of (48|8) values"):
+    with pytest.raises(InputError, match=r"steps into rows of (48|8) values"):
         api.certify(network, integer, data, region="domain", any_length=True, options=OPTIONS)
 
 

@@ -77,3 +77,9 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--expected-skips")
     if path is not None and not hasattr(config, "workerinput"):  # xdist's processes report to the one that has them
         config.pluginmanager.register(Skips(expected_skips(path)), "expected-skips")
+
+
+@pytest.fixture(autouse=True)
+def _commands_do_not_say_what_they_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests count lines on standard error, and a busy machine would add one."""
+    monkeypatch.setattr("codesign.cli.waiting.SECONDS", 600.0)

@@ -12,6 +12,7 @@ import click
 
 from codesign.cli import options as opt
 from codesign.cli.claim_text import claim_text
+from codesign.cli.waiting import waits_for
 
 _PROVERS = click.Choice(["auto", "interval", "closed-form", "icp", "dreal"])
 
@@ -29,6 +30,7 @@ def _models(command: opt.F) -> opt.F:
 @click.option("--data", type=opt.FILE, help="Samples and labels that it names [NAME.calib.npz of the float model].")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Processes.")
 @opt.as_json
+@waits_for("check: the certificate is read and its first bounds derived again")
 def check(
     certificate: Path,
     float_model: Path,

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from codesign.cli import options as opt
+from codesign.cli.waiting import waits_for
 
 _CORES = ("m0", "m3", "m4", "m7", "m33")
 weights = click.option(
@@ -66,6 +67,7 @@ level = click.option(
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @opt.calibration
 @opt.as_json
+@waits_for("bench: the model is made ready, compiled and run on the emulated core")
 def bench(
     model: Path, core: str | None, board: str | None, port: str | None, weights: Any, level: str, inputs: int,
     seed: int, calibration: Path | None, as_json: bool, runtime: Any,
@@ -120,6 +122,7 @@ def _print_bench(result: dict[str, Any]) -> None:
 @level
 @opt.calibration
 @opt.as_json
+@waits_for("size: the model is made ready and compiled")
 def size(model: Path, board: str, weights: Any, level: str, calibration: Path | None, as_json: bool) -> None:
     """Show what MODEL takes of a board's flash and RAM, by layer and by section, before any firmware is built.
 
@@ -160,6 +163,7 @@ def _print_size(result: dict[str, Any]) -> None:
 @weights
 @opt.calibration
 @opt.as_json
+@waits_for("export: the model is made ready and its C written")
 def export(model: Path, output: Path, weights: Any, calibration: Path | None, as_json: bool) -> None:
     """Write MODEL as a C library without dependencies, for PlatformIO, CMake and Zephyr, with an example."""
     from codesign.bench import load_model

@@ -11,6 +11,7 @@ import click
 
 from codesign.cli import options as opt
 from codesign.cli.endings import stopping
+from codesign.cli.waiting import waits_for
 from codesign.errors import INTERRUPTED
 from codesign.outcome import outcome
 from codesign.text import some
@@ -44,6 +45,7 @@ _LISTED = 20
 @opt.domain_checks
 @opt.different_models
 @opt.as_json
+@waits_for("hil: the deployment is read and its board started")
 def hil(
     place: Path, model: Path, board: str | None, int8: Path | None, certificate: Path | None,
     calibration: Path | None, samples: int | None, port: str | None, emulate: bool, no_flash: bool,

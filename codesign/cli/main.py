@@ -18,6 +18,7 @@ from codesign.cli.endings import endings, stopping
 from codesign.cli.firmware_commands import bench, export, size
 from codesign.cli.hil_commands import boards, hil
 from codesign.cli.robust_command import robust
+from codesign.cli.waiting import waits_for
 from codesign.outcome import outcome
 
 
@@ -77,6 +78,7 @@ main.add_command(robust)
 )
 @opt.calibration
 @opt.as_json
+@waits_for("converting: TensorFlow starts, converts and calibrates")
 def convert(
     model: Path, output: Path | None, activations: str, cover: bool, any_length: bool,
     domain: tuple[float, float] | None, calibration: Path | None, as_json: bool,
@@ -118,6 +120,7 @@ def convert(
 @opt.calibration
 @click.option("-o", "--output", type=opt.FILE, help="Write the certificate here.")
 @opt.as_json
+@waits_for("certify: the models are read and the first regions computed")
 def certify(
     float_model: Path, int8_model: Path, radius: str, samples: int, region: str, domain: tuple[float, float] | None,
     epsilon: float | None, require_top1: float | None, prove: str, prover: str, evaluations: int, seed: int,
@@ -168,6 +171,7 @@ def certify(
 @click.option("--inputs", type=int, default=2000, show_default=True, help="Number of random inputs without samples.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @opt.as_json
+@waits_for("compare: both interpreters run the model")
 def compare(int8_model: Path, calibration: Path | None, inputs: int, seed: int, as_json: bool) -> None:
     """Say how often and by how much TFLite and TFLM disagree on INT8 (they are not the same arithmetic)."""
     import numpy as np
@@ -221,6 +225,7 @@ def compare(int8_model: Path, calibration: Path | None, inputs: int, seed: int, 
 @opt.certification(200, deployment=True)
 @opt.calibration
 @opt.as_json
+@waits_for("deploy: the model is read")
 def deploy(
     model: Path, board: str, output: Path | None, int8: Path | None, activations: str, port: str | None, emulate: bool,
     hil_samples: int | None, cover: bool, any_length: bool, drawn: int, stream_steps: int, radius: str, samples: int,
@@ -275,6 +280,7 @@ def _note(text: str) -> None:
 
 @main.command()
 @opt.as_json
+@waits_for("doctor: programs and packages are asked for their versions")
 def doctor(as_json: bool) -> None:
     """List what is present and what is missing on this machine, with the fix."""
     from dataclasses import asdict

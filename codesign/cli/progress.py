@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from codesign.cli.waiting import shown
+
 
 class Progress:
     """Shows stages with a count each. Nothing goes to standard output, which is for results."""
@@ -41,12 +43,16 @@ class Progress:
         """`done` of `total`; total 0 means a stage of unknown length."""
         known = total or None
         if stage not in self._tasks:
+            shown()
             self._tasks[stage] = self._bars.add_task(stage, total=known)
             if not self._live and not self._quiet:
                 self._console.print(f"{stage} ...", highlight=False)
         self._bars.update(self._tasks[stage], completed=done, total=known)  # type: ignore[arg-type]
 
     def stage(self, name: str) -> StageProgress:
+        """The progress of one stage, on a terminal shown from now on."""
+        if self._live:
+            self(name, 0, 0)
         return StageProgress(self, name)
 
 

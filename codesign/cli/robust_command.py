@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from codesign.cli import options as opt
+from codesign.cli.waiting import waits_for
 from codesign.text import proved_sentence, second_sentence
 
 
@@ -29,6 +30,7 @@ from codesign.text import proved_sentence, second_sentence
 @click.option("--jobs", type=int, default=1, show_default=True, help="Processes; results do not depend on it.")
 @opt.calibration
 @opt.as_json
+@waits_for("robust: the model is read and the first ball computed")
 def robust(
     model: Path, radius: str, samples: int, domain: tuple[float, float] | None, mode: str, prove: str, seed: int,
     jobs: int, calibration: Path | None, as_json: bool,

@@ -10,7 +10,10 @@ from codesign.text import everything_proved, proved_sentence, second_sentence
 
 
 def proof(judge: Reader, certificate: Evidence | None) -> bool:
-    """Whether every obligation was proved. Failures, notes and statements go to `judge`."""
+    """Whether every obligation was proved. Failures, notes and statements go to `judge`.
+
+    That one was not proved is a failure; that not all were asked for is no claim, and leaves the deployment unproved.
+    """
     if not isinstance(certificate, Mapping):
         return False
     numbers = [
@@ -33,11 +36,22 @@ def proof(judge: Reader, certificate: Evidence | None) -> bool:
         judge.failures.append("the certificate does not say which provers proved how many obligations")
         return False
     if not everything_proved(proof):
-        judge.failures.append(proved_sentence(proof))
+        if proved < checked or proof["mode"] == "all":  # else they were not all asked for: `missing`
+            judge.failures.append(proved_sentence(proof))
         return False
     judge.statements.append(_sentence(proved_sentence(proof)))
     _second(judge, certificate)
     return True
+
+
+def missing(certificate: Evidence | None) -> list[str]:
+    """Why nothing is proved, where not all obligations were asked to be; empty else."""
+    proof = certificate.get("proof") if isinstance(certificate, Mapping) else None
+    if not isinstance(proof, Mapping) or proof.get("mode") not in ("audit", "none"):
+        return []
+    if not all(is_kind(proof.get(key), "count") for key in ("obligations", "checked", "proved")):
+        return []
+    return [] if everything_proved(proof) else [f"the bounds are not proved: {proved_sentence(proof)}"]
 
 
 def _second(judge: Reader, certificate: Mapping[str, Any]) -> None:

@@ -93,10 +93,10 @@ def decide(
     FAIL unless all of: all samples run, each bit-exact and within every bound that the certificate states for it
     (recomputed here from both files), with the certified top-1 class where one is certified; the model's hash, the
     build id and the board the same in firmware, build, certificate and files; no device error; a certificate that does
-    not contradict itself or its own counterexample search; every proof obligation that was checked proved, and some
-    checked; a firmware that fits; and no criterion asked for refuted. UNPROVED where a criterion is not proved, or
-    nothing useful is (`codesign.signoff.useful`). Samples that no certified region covers have to be bit-exact too, and
-    are counted in a note. With `bit_exact_only` there is no certificate, and nothing is claimed of the float model.
+    not contradict itself or its own counterexample search; no proof obligation that could not be proved; a firmware
+    that fits; and no criterion asked for refuted. UNPROVED where not all obligations were proved, a criterion is not,
+    or nothing useful is (`codesign.signoff.useful`). Samples that no certified region covers have to be bit-exact too,
+    and are counted in a note. With `bit_exact_only` there is no certificate, and nothing is claimed of the float model.
     Never raises on bad evidence: it fails.
     """
     judge = _Judge(bit_exact_only=bit_exact_only)
@@ -116,7 +116,9 @@ def decide(
     sound = proof_ok and not judge.contradicted
     judge.limits(certificate, hil, regions, results, sound, where)
     judge.statements[:0] = overall if sound else []
-    unproved = [] if bit_exact_only else shortfalls(certificate, regions, relied, results)
+    unproved = (
+        [] if bit_exact_only else [*proofs.missing(certificate), *shortfalls(certificate, regions, relied, results)]
+    )
     passed: Verdict = "BIT-EXACT-ONLY" if bit_exact_only else "UNPROVED" if unproved else "PASS"
     return SignOff(
         "FAIL" if judge.failures else passed,

@@ -61,7 +61,7 @@ def test_all_obligations_checked_is_stated_as_proved() -> None:
 
 def test_a_drawn_share_of_the_obligations_is_not_enough() -> None:
     result = judge(make_evidence("tiny", 2, 2, proof="audit"))
-    only_failure(result, "proof obligations were drawn and proved; --prove all")
+    only_unproved(result, "proof obligations were drawn and proved; --prove all")
     assert not any("differs from the float model" in s for s in result.proved)
     assert not any("confidence" in s for s in (*result.proved, *result.notes))
 
@@ -93,9 +93,14 @@ def test_odd_words_about_a_second_solver_fail(good: Evidence, changed: dict[str,
     assert judge(good).verdict == "FAIL"
 
 
-def test_unchecked_proofs_fail() -> None:
+def test_all_that_are_not_all_fail(good: Evidence) -> None:
+    good.certificate["proof"].update(obligations=good.certificate["proof"]["obligations"] + 1)
+    only_failure(judge(good), "--prove all")
+
+
+def test_unchecked_proofs_leave_it_unproved() -> None:
     result = judge(make_evidence("tiny", 2, 2, proof="none"))
-    only_failure(result, "proof obligations was proved")
+    only_unproved(result, "proof obligations was proved")
     assert not any("differs from the float model" in s for s in result.proved)
 
 

@@ -168,9 +168,9 @@ def above(m: Margins, softmax: IntActivation | None, facts: Facts) -> Flags:
 
 
 def winner(m: Margins, softmax: IntActivation | None, facts: Facts) -> int | None:
-    """The class that is above all others."""
+    """The class that is above all others; None of one output."""
     flags = above(m, softmax, facts)
-    return next((i for i, others in enumerate(flags) if np.delete(others, i).all()), None)
+    return next((i for i, others in enumerate(flags) if len(flags) > 1 and np.delete(others, i).all()), None)
 
 
 def follows(

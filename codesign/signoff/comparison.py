@@ -114,12 +114,12 @@ def compare(
     known = float_network is not None and integer_network is not None and data is not None
     inputs = data.x[indices] if known and data is not None and all(k < len(data.x) for k in indices) else None
     integer = None
-    if integer_network is not None and inputs is not None:
+    if integer_network is not None and inputs is not None and len(inputs):
         from codesign.semantics import dequantize, quantize_input, simulate
 
         simulated = simulate(integer_network, quantize_input(integer_network, inputs)).reshape(len(inputs), -1)
         integer = dequantize(integer_network.output, simulated)
-    values = None if data is None or data.values is None or inputs is None else data.values[indices]
+    values = None if integer is None or data is None or data.values is None else data.values[indices]
     return Comparison(
         device,
         real,

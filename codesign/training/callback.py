@@ -70,6 +70,11 @@ def walk(model: Any) -> list[Any]:
             )
     if not layers or type(layers[0]).__name__ != "LSTM":
         raise InputError("the model has no LSTM in front; the all-inputs bound is made for LSTMs with a Dense head")
+    if int(layers[-1].units) < 2:
+        raise InputError(
+            "the model has one output, which is no class: training for all inputs widens the margins between classes; "
+            "train it as usual, and certify --threshold T or --epsilon E"
+        )
     return layers
 
 

@@ -27,11 +27,12 @@ _OBSERVED = 64  # inputs evaluated beside every bound
 
 @dataclass(frozen=True)
 class Measured:
-    """Largest certified logit difference (inf: none), accuracy, and share of samples with the class proved equal."""
+    """Largest certified logit difference (inf: none), accuracy, and share of samples with the class proved equal: None
+    for one output, which is no class."""
 
     bound: float
-    accuracy: float
-    covered: float
+    accuracy: float | None
+    covered: float | None
 
 
 def _enclose(network: FloatNetwork, bound: BoundModel) -> tuple[IntegerNetwork, DomainEnclosure]:
@@ -72,9 +73,11 @@ def certified_bound(network: FloatNetwork, bound: BoundModel) -> float:
 def measure(network: FloatNetwork, bound: BoundModel, x: npt.NDArray[np.float32], y: npt.NDArray[np.int64]) -> Measured:
     """Bound, float accuracy and covered share on samples x (N, T, D), labels y (N,)."""
     logits = evaluate(network, x, logits=True)
-    accuracy = float(np.mean(logits.argmax(1) == y))
+    classes = logits.shape[1] > 1
+    accuracy = float(np.mean(logits.argmax(1) == y)) if classes else None
     try:
         _, domain = _enclose(network, bound)
     except CodesignError:
-        return Measured(math.inf, accuracy, 0.0)
-    return Measured(float(domain.logit_bound.max()), accuracy, float(covered(domain, logits).mean()))
+        return Measured(math.inf, accuracy, 0.0 if classes else None)
+    share = float(covered(domain, logits).mean()) if classes else None
+    return Measured(float(domain.logit_bound.max()), accuracy, share)

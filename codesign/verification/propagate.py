@@ -183,7 +183,8 @@ def _reshape(rows: list[Pair], shape: tuple[int, ...]) -> list[Pair]:
 
 
 def top1_proved(enclosure: Enclosure) -> tuple[Array, Array]:
-    """(proved, class): whether both networks are proved to choose that one class for every input, per region.
+    """(proved, class): whether both networks are proved to choose that one class for every input, per region; never
+    of one output.
 
     Shape (B,) bool and (B, rows) int. Needs, in every row, a class that beats all others by a positive margin in the
     float network and, on the int8 output itself, in the integer network.
@@ -196,5 +197,7 @@ def top1_proved(enclosure: Enclosure) -> tuple[Array, Array]:
         worst = np.minimum(np.where(others, m.value.lo, np.inf).min(2), np.where(others, q.lo, np.inf).min(2))
         winner = np.argmax(worst, axis=1)
         winners.append(winner)
+        if classes < 2:  # one output is no class
+            worst[:] = -np.inf
         proved.append(np.take_along_axis(worst, winner[:, None], 1)[:, 0] > MARGIN_ROOM)
     return np.all(proved, axis=0), np.stack(winners, axis=1)

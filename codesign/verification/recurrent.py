@@ -104,7 +104,10 @@ def _readout(head: Sequence[_Linear], shape: tuple[int, ...]) -> tuple[Array, Ar
     if int(np.prod(shape)) != classes:
         raise InputError(f"the network gives outputs of shape {shape}: 'codesign robust' certifies one class a sample")
     if classes < 2:
-        raise InputError("the network has a single output: there is no class to certify")
+        raise InputError(
+            "the network has one output: there is no class to certify; use codesign certify with --threshold T or "
+            "--epsilon E"
+        )
     V, v = np.eye(classes), np.zeros(classes)
     size, offset = V, v
     terms, count = 0, 0

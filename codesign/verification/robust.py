@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from codesign.errors import InputError
-from codesign.network import evaluate, layer_shapes
+from codesign.network import evaluate
 from codesign.network.model import Activation, Dense, FloatNetwork, Layer, Lstm, Reshape
 from codesign.processes import in_order
 from codesign.quantization import Calibration
@@ -165,11 +165,6 @@ def robust(
         raise InputError(f"cannot certify {samples} samples; give --samples N with N at least 1")
     twin = network if isinstance(network, FloatNetwork) else float_twin(network)
     recurrent(twin)
-    if layer_shapes(twin)[-1][-1] < 2:
-        raise InputError(
-            "robust certifies the class, but this model has one output, which is no class; use codesign certify with "
-            "--threshold T or --epsilon E"
-        )
     if data.values is not None:
         raise InputError("robust certifies the class, but the samples' y are real values, to which no class belongs")
     bounds = input_domain(data.x, domain)

@@ -175,6 +175,7 @@ def test_noise_stays_in_the_domain():
         (lambda k: [k.GRU(4), k.Dense(2)], "GRU"),
         (lambda k: [k.Flatten(), k.Dense(2)], "not covered"),
         (lambda k: [k.LSTM(4), k.Dense(2, activation="elu")], "not covered"),
+        (lambda k: [k.LSTM(4), k.Dense(1, activation="sigmoid")], "one output"),
     ],
 )
 def test_models_that_the_bound_does_not_cover_are_refused(build, message):

@@ -66,7 +66,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters.update(g=_g, up=_up, n=_n, pct=_pct, part=_part, plain=lambda value: f"{value:g}")
-    verdict = document["verdict"]
+    verdict, whole = document["verdict"], document["certificate"]["all_inputs"] is not None
     certificate, hil, build = certificate or {}, hil or {}, build or {}
     regions = [r for r in _list(certificate.get("regions")) if is_kind(r.get("bound"), "numbers")]
     figures = [
@@ -92,8 +92,8 @@ def render(
         steps=[Markup(f) for f in steps],
         step_bound=any(s.bound is not None for s in comparison.per_step),
         models=[_model(m) for m in comparison.models],
-        samples=_samples(hil, comparison, verdict),
-        regions=[_region(r, verdict, document["certificate"]["all_inputs"] is not None) for r in regions],
+        samples=_samples(hil, comparison, verdict, whole),
+        regions=[_region(r, verdict, whole) for r in regions],
         memories=_memories(build, document),
         max_classes=_MAX_CLASSES,
     )
@@ -123,7 +123,8 @@ def _model(model: Classified) -> dict[str, Any]:
     return {"name": model.name, "accuracy": model.accuracy, "rows": rows, "known": matrix is not None}
 
 
-def _samples(hil: Evidence, comparison: Comparison, verdict: str) -> list[dict[str, Any]]:
+def _samples(hil: Evidence, comparison: Comparison, verdict: str, whole: bool) -> list[dict[str, Any]]:
+    """Rows of the table. `whole`: the certificate is over a domain, where the float margin decides for a sample."""
     entries = [s for s in _list(hil.get("samples")) if is_kind(s.get("index"), "count")]
     by_name = {m.name: m.classes for m in comparison.models}
     integer = by_name.get("integer")
@@ -146,12 +147,19 @@ def _samples(hil: Evidence, comparison: Comparison, verdict: str) -> list[dict[s
                 "usage": usage,
                 "within": sample.get("within_bound"),
                 "top1": top1.get("certified"),
-                "shown": same_class(top1.get("certified"), verdict),
+                "shown": _shown(top1.get("certified"), verdict, whole),
                 "equal": top1.get("equal"),
                 "count": sample.get("count"),
             }
         )
     return rows
+
+
+def _shown(certified: object, verdict: str, whole: bool) -> tuple[str, str | None]:
+    """Whether the class is proved the same at a sample: words and tone."""
+    if whole and certified in ("refuted", "unknown"):
+        return "margin too small", "warn"
+    return same_class(certified if isinstance(certified, str) else None, verdict)
 
 
 def _usage(sample: Mapping[str, Any], bound: object) -> float | None:

@@ -152,6 +152,48 @@ def test_a_criterion_that_is_not_proved_fails(tmp_path):
     assert any("1e-06" in failure and "refuted" in failure for failure in signoff["failures"]), signoff["failures"]
 
 
+def test_the_cross_check_alone_says_so(tmp_path):
+    output = tmp_path / "out"
+    bare = ("--board", "nucleo_f746", "--emulate", FIXTURES / "tiny.h5", "--int8", FIXTURES / "tiny.tflite")
+    result = deploy(*bare, "--samples", 2, "--bit-exact-only", "-o", output)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("Nothing is proved of the distance from the float model")
+    assert "verdict: BIT-EXACT-ONLY (" in result.stdout
+    signoff = json.loads((output / "signoff.json").read_text())
+    assert signoff["verdict"] == "BIT-EXACT-ONLY"
+    assert (signoff["hil"]["samples"], signoff["hil"]["bit_exact"], signoff["hil"]["with_bound"]) == (2, 2, 0)
+    assert not (output / "certificate.json").exists()
+    for more in (["--epsilon", 0.1], ["--cover"], ["--region", "domain"], ["--grid", 1], ["--domain", "0,1"]):
+        refused = deploy(*bare, *more, "--bit-exact-only", "-o", tmp_path / "no")
+        assert refused.exit_code == 2
+        assert "--bit-exact-only proves nothing" in refused.stderr
+
+
+def test_a_deployment_with_vacuous_bounds_is_unproved(tmp_path):
+    output = tmp_path / "out"
+    result = deploy(
+        "--board", "nucleo_f746", "--emulate", FIXTURES / "logits.h5", "--int8", FIXTURES / "logits.tflite",
+        "--samples", 2, "--radius", 50, "--domain=-1000,1000", "--evaluations", 20, "-o", output,
+    )  # fmt: skip
+    assert result.exit_code == 1, result.output
+    signoff = json.loads((output / "signoff.json").read_text())
+    assert (signoff["verdict"], signoff["failures"]) == ("UNPROVED", [])
+    assert signoff["hil"]["bit_exact"] == signoff["hil"]["samples"] == 2
+    assert signoff["certificate"]["vacuous"] == 2
+    assert result.stdout.startswith("VACUOUS: the bound on |integer - float|")
+    assert "UNPROVED: VACUOUS: the bound of 2 regions (0, 1) that samples rely on" in result.stdout
+
+
+def test_samples_outside_the_domain_are_refused_before_the_build(tmp_path):
+    result = deploy(
+        "--board", "nucleo_f746", "--emulate", FIXTURES / "tiny.h5", "--int8", FIXTURES / "tiny.tflite",
+        "--region", "domain", "--domain=-0.9,0.9", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "counted from 0, lie outside the domain" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_input_leaves_an_earlier_deployment_as_it_was(tmp_path):
     output = tmp_path / "out"
     good = (

@@ -90,11 +90,56 @@ def test_an_elf_with_what_belongs_to_it(deployment: Path) -> None:
     told = ("--board", "mps2_an385", "--int8", FIXTURES / "tiny.tflite")
     calibration = ("--calibration", FIXTURES / "tiny.calib.npz", "--samples", "5")
     result = run(elf, "--model", MODEL, *told, *calibration, "-o", "other.json")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
     assert "5 of 5 samples: 5 bit-exact, 0 of 0 within" in result.stdout
+    assert "UNPROVED: no sample had a certified bound; --bit-exact-only asks" in result.stdout
+    assert json.loads(Path("other.json").read_text())["verdict"] == "UNPROVED"
+    alone = run(elf, "--model", MODEL, *told, *calibration, "-o", "alone.json", "--bit-exact-only")
+    assert alone.exit_code == 0, alone.output
+    assert alone.stdout.endswith("verdict: BIT-EXACT-ONLY\n")
+    assert json.loads(Path("alone.json").read_text())["verdict"] == "BIT-EXACT-ONLY"
     no_samples = run(elf, "--model", MODEL, *told)
     assert no_samples.exit_code == 2
     assert "give samples with --calibration" in no_samples.stderr
+
+
+def test_bounds_do_not_count_where_only_bits_are_asked_for(deployment: Path) -> None:
+    result = run(deployment, "--model", MODEL, "--emulate", "--bit-exact-only", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    validate_result(document)
+    assert (document["verdict"], document["summary"]["with_bound"]) == ("BIT-EXACT-ONLY", 0)
+    assert run(deployment, "--model", MODEL, "--soak", "1s", "--bit-exact-only").exit_code == 2
+
+
+def test_vacuous_bounds_prove_nothing_on_a_device(deployment: Path, certificate: dict[str, Any]) -> None:
+    limits = certificate["ranges"]["outputs"]["vacuous_from"]
+    regions = [dict(region) for region in certificate["regions"]]
+    regions[1].update(
+        bound=limits, bound_max=max(limits), difference_lo=[-v for v in limits], difference_hi=limits, vacuous=True
+    )
+    write_certificate({**certificate, "regions": regions}, deployment / "certificate.json")
+    sign(deployment)
+    result = run(deployment, "--model", MODEL, "--emulate", "--json")
+    assert result.exit_code == 1, result.output
+    document = json.loads(result.stdout)
+    validate_result(document)
+    assert document["verdict"] == "UNPROVED"
+    assert document["unproved"][0].startswith("VACUOUS: the bounds of 1 region (1) say no more")
+
+
+def test_samples_outside_the_domain_are_refused_by_number(deployment: Path) -> None:
+    network, integer = api.load(MODEL), api.read(FIXTURES / "tiny.tflite")
+    data = api.calibration(MODEL)
+    whole = api.certify(network, integer, data, region="domain", options=Options(evaluations=20))
+    write_certificate(whole, deployment / "certificate.json")
+    sign(deployment)
+    x = data.x[:4].copy()
+    x[2, 0, 0] = 50.0
+    np.savez("far.npz", x=x)
+    result = run(deployment, "--model", MODEL, "--emulate", "--calibration", "far.npz")
+    assert result.exit_code == 2, result.output
+    assert "1 sample (2) of 4, counted from 0, lie outside the domain" in result.stderr
 
 
 def test_a_mutated_firmware_fails(deployment: Path) -> None:

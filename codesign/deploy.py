@@ -223,14 +223,14 @@ def _built(integer: IntegerNetwork, board: str, work: Partial, options: DeployOp
 
 def _checked(options: DeployOptions) -> DeployOptions:
     """With `region` 'domain' where that is what the others imply. InputError where they contradict each other."""
+    if options.bit_exact_only:
+        _check_alone(options)
     if options.cover and options.int8 is not None:
         raise InputError("--cover makes the integer model: leave out --int8, or make it with codesign convert --cover")
     if options.cover and options.around.regions is not None:
         raise InputError("--cover certifies the whole domain: leave out --regions")
     if options.any_length and options.runtime is not None:
         raise InputError("TFLM's interpreter takes whole sequences, not streams: leave out --any-length or --runtime")
-    if options.bit_exact_only:
-        _check_alone(options)
     if options.cover:
         options = replace(options, region="domain")
     if options.any_length and options.region != "domain":

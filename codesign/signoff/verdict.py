@@ -428,8 +428,8 @@ class _Judge(Reader):
         notes += domain.notes(certificate, regions) + region_notes(regions, where)
         if not results and regions:
             notes.append(
-                "No criterion was asked for: the bounds are stated as found, and PASS does not say that they are small "
-                "enough for the application."
+                "No criterion was asked for: the bounds are stated as found, and whether they are small enough for the "
+                "application is not judged."
             )
         notes.append(
             "Run time and stack use are the largest and median seen on the samples, not proved limits; accuracy on the "

@@ -344,7 +344,7 @@ def domain_stream(certificate: dict[str, Any], steps: int, seed: int = 0) -> Str
     lo, hi = (np.asarray(certificate["domain"][end], np.float64) for end in ("lo", "hi"))
     x = stream_inputs(Box(lo, hi), 1, steps, np.random.default_rng(seed))[0]
     (region,) = certificate["regions"]
-    return Stream(x, np.asarray(region["bound"], np.float64), stated["same_class_margin"])
+    return Stream(x, np.asarray(region["total_bound"], np.float64), stated["same_class_margin"])
 
 
 def accuracy(network: FloatNetwork | IntegerNetwork, data: Calibration) -> float | None:

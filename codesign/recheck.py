@@ -13,6 +13,7 @@ from codesign import checker, domain_checker
 from codesign.checker import CannotCheck, CheckResult, Invalid
 from codesign.data_checker import check_data, other_data
 from codesign.errors import InputError
+from codesign.float32_checker import check_float32
 from codesign.input_checker import check_inputs
 from codesign.network import load_network
 from codesign.observation import observe
@@ -37,9 +38,9 @@ def check(
         return CheckResult("invalid", other)
     of_domain, x = _is_of_domain(certificate), None if samples is None else samples.x
     if of_domain:
-        result = domain_checker.check(certificate, float_path, int8_path, prover, x, on_progress)
+        result = domain_checker.check(certificate, float_path, int8_path, check_float32, prover, x, on_progress)
     else:
-        result = checker.check(certificate, float_path, int8_path, prover, jobs, on_progress)
+        result = checker.check(certificate, float_path, int8_path, check_float32, prover, jobs, on_progress)
     if result.verdict != "valid":
         return result
     try:
@@ -65,6 +66,7 @@ def claim(document: dict[str, Any]) -> dict[str, Any]:
     Half-widths are those of the regions' boxes, in input units, the largest of each region.
     """
     regions, criteria = document["regions"], document["criteria"]
+    summary = document["summary"]
     asked = {name: value for name, value in criteria.items() if value is not None and not name.endswith("_verdict")}
     kinds = sorted({region["kind"] for region in regions})
     widths = [_half_width(region, document["domain"]) for region in regions]
@@ -83,7 +85,9 @@ def claim(document: dict[str, Any]) -> dict[str, Any]:
             "fixed_steps": max(region["free_from"] for region in regions),
         },
         "method": document["method"],
-        "bound": {"median": document["summary"]["bound_median"], "largest": document["summary"]["bound_max"]},
+        "bound": {name: summary[f"total_bound_{key}"] for name, key in (("median", "median"), ("largest", "max"))},
+        "bound_over_the_reals": {"median": summary["bound_median"], "largest": summary["bound_max"]},
+        "float32_model": document["float32_model"]["statement"],
         "same_class": document["summary"]["top1"],
         "criteria": {
             name: {"asked": value, "verdict": criteria[f"{name.removesuffix('_share')}_verdict"]}
@@ -121,10 +125,12 @@ def facts(certificate: Path, float_path: Path, int8_path: Path, region: int = 0)
         claims = read(certificate, float_path, int8_path)
         if not 0 <= region < len(claims.regions):
             raise InputError(f"there is no region {region}; the certificate has {len(claims.regions)}, counted from 0")
+        rows = slice(region, region + 1)
         if of_domain:
-            found, _ = domain_checker.replay_domain(claims, keep=True)
+            found, bounds = domain_checker.replay_domain(claims, keep=True)
         else:
-            found, _ = checker.replay_regions(claims, slice(region, region + 1), keep=True)
+            found, bounds = checker.replay_regions(claims, rows, keep=True)
+        check_float32(claims, rows, bounds, found)
     except (Invalid, CannotCheck) as error:
         raise InputError(f"the certificate cannot be replayed: {error}") from None
     return list(found.obligations())

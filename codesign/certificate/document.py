@@ -18,6 +18,7 @@ from codesign.certificate.proof_file import proof_path
 from codesign.errors import InputError
 from codesign.files import write_atomically
 from codesign.proof.arithmetic import arithmetic_facts
+from codesign.proof.float32 import MODEL
 from codesign.proof.ranges import NAMES
 from codesign.proof.statement import METHODS, conclusions, sentences
 from codesign.quantization import Calibration, pair_facts, with_profile
@@ -85,6 +86,7 @@ def certificate_document(
         },
         "criteria": options.criteria.to_json(),
         "summary": {},
+        "float32_model": MODEL,
         "ranges": {name: ranges.to_json() for name, ranges in zip(NAMES, c.ranges, strict=True)},
         "proof": c.proof.to_json(),
         "arithmetic": arithmetic_facts([with_profile(network, profile) for profile in c.profiles]),  # type: ignore[arg-type]
@@ -174,7 +176,7 @@ def hil_regions(
             samples = [int(k) for k in inside]
         else:
             samples = []
-        found += [{"sample": k, "output_bound": region["bound"], "top1": region["top1"]} for k in samples]
+        found += [{"sample": k, "output_bound": region["total_bound"], "top1": region["top1"]} for k in samples]
     stated = document.get("all_inputs")
     margin = None if stated is None else stated.get("same_class_margin")
     if margin is not None and logits is not None and logits.shape[-1] > 1:

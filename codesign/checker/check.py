@@ -53,10 +53,12 @@ def concluding() -> Iterator[CheckResult]:
 
 
 def check(
-    certificate: Path, float_path: Path, int8_path: Path, prover: str | None = None, jobs: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    certificate: Path, float_path: Path, int8_path: Path, in_float32: Callable[..., Bounds], prover: str | None = None,
+    jobs: int = 1, on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckResult:  # fmt: skip
     """Check a certificate of regions from scratch against the two model files and the proof file beside it.
+
+    `in_float32` is `codesign.float32_checker.check_float32`, which says what holds for float32 programs as well.
 
     Every nonlinear fact is derived with the margins proved in `codesign.proof.bounds`; with a `prover` ('auto',
     'interval', 'closed-form', 'icp', 'dreal') each one has to be proved by that solver as well. InputError for files
@@ -69,7 +71,7 @@ def check(
         count = result.regions = len(claims.regions)
         together = 1 if claims.second_order else CHUNK
         chunks = [slice(k, min(k + together, count)) for k in range(0, count, together)]
-        outcomes = in_order(partial(_check_chunk, claims, prover), chunks, jobs)
+        outcomes = in_order(partial(_check_chunk, claims, prover, in_float32), chunks, jobs)
         for rows, (facts, provers) in zip(chunks, outcomes, strict=True):
             result.facts += facts
             result.provers = dict(Counter(result.provers) + provers)
@@ -78,12 +80,12 @@ def check(
     return result
 
 
-def _check_chunk(claims: Claims, prover: str | None, rows: slice) -> tuple[int, Counter[str]]:
+def _check_chunk(claims: Claims, prover: str | None, single: Callable[..., Bounds], rows: slice) -> tuple[int, Any]:
     """The number of facts, and of those proved by each solver."""
     require_round_to_nearest()
     try:
         facts, bounds = replay_regions(claims, rows, keep=prover is not None)
-        check_regions(claims, rows, bounds, facts)
+        check_regions(claims, rows, single(claims, rows, bounds, facts), facts)
     except InputError as error:  # choices far from any that a searcher makes
         raise CannotCheck(f"the recorded choices: {error}") from None
     return facts.count, facts.prove(prover)

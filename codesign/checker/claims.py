@@ -16,6 +16,7 @@ from codesign.checker.solver import Facts, Margins
 from codesign.network import FloatNetwork, load_network
 from codesign.proof import statement
 from codesign.proof.arithmetic import arithmetic_facts
+from codesign.proof.float32 import region_ends
 from codesign.proof.proof_file import ProofFile, digest, proof_path, read
 from codesign.proof.ranges import implied, stated_ranges
 from codesign.quantization import IntegerNetwork, pair_facts, read_integer_network
@@ -180,7 +181,7 @@ def follows(
     """Whether a criterion does: from stated bounds, or in every row of outputs from its margins."""
     rules: dict[str, Callable[..., bool]] = {"ranking": _ranking, "topk": _topk, "top1_above": _top1_above}
     if criterion == "epsilon":
-        return bool(region["bound_max"] <= asked)
+        return bool(region["total_bound_max"] <= asked)
     if criterion not in rules:
         return same_side(asked, region, rows[0].value.lo.shape[1])
     return all(rules[criterion](asked, m, softmax, facts) for m in rows)
@@ -189,8 +190,7 @@ def follows(
 def same_side(asked: dict[str, Any], region: dict[str, Any], width: int, beyond: float = 0.0) -> bool:
     """No float output that is farther than `beyond` from the threshold has the integer one on the other side of it."""
     part, value = slice(asked["output"], None, width if asked["output"] is not None else 1), asked["value"]
-    keys = "float_lo", "float_hi", "difference_lo", "difference_hi"
-    lo, hi, down, rise = (np.asarray(region[key], dtype=np.float64)[part] for key in keys)
+    lo, hi, down, rise = (end[part] for end in region_ends(region))
     slack = 1e-14 * (1 + abs(value) + beyond + np.abs([lo, hi, down, rise]).max(0))
     falls = (hi >= value + beyond) & (np.maximum(lo, value + beyond) + down < value + slack)
     rises = (lo < value - beyond) & (np.minimum(hi, value - beyond) + rise > value - slack)

@@ -18,6 +18,7 @@ from codesign.checker.forms import UNIT, Array, Box, Flags, Form, affine, gamma,
 from codesign.checker.result import CannotCheck, Invalid
 from codesign.proof import Planes, bounds, curved_bounds, exponentials, prove_planes
 from codesign.proof.arithmetic import softmax_range
+from codesign.proof.float32 import softmax_rounding
 from codesign.proof.obligation import VARIABLES, Kind, Obligation
 from codesign.proof.proof_file import ProofFile
 from codesign.proof.slopes import Polygon
@@ -114,14 +115,19 @@ class Margins(NamedTuple):
 
 
 class Facts:
-    """Takes slopes from the proof file's choices, gives residuals; `keep` collects the facts as obligations."""
+    """Takes slopes from the proof file's choices, gives residuals; `keep` collects the facts as obligations.
+
+    `ranges`: places and arguments of sigmoid and tanh, in the order of the replay.
+    """
 
     def __init__(self, choices: Choices, keep: bool = False) -> None:
         self.choices, self.keep, self.count = choices, keep, 0
+        self.ranges: list[tuple[str, Box]] = []
         self._kept: list[tuple[Kind, str, list[Array], list[Array], list[Array], Box]] = []
 
     def image(self, function: Function, place: str, z: Box) -> Box:
         """f(z) over the box."""
+        self.ranges.append((place, Box(z.lo, z.hi)))
         return self._range(function, place, z).clip(0.0 if function == "sigmoid" else -1.0, 1.0)
 
     def value(self, function: Function, place: str, z: Box, curved: bool = False) -> tuple[list[Array], Box, Box]:
@@ -199,6 +205,7 @@ class Facts:
 
     def confident(self, i: int, probability: float, m: Box) -> Array | None:
         """Below l_i - l_j (M,) where class i is the top-1 class with more than that probability; None: it never is."""
+        probability = max(probability - softmax_rounding(m.hi.shape[1]), 0.0)  # of the float32 logits' own softmax
         note = self._noting(f"top-1 class {i}")
         bound, never = exponentials.confident_margins(m.hi[:, i], i, probability, note)
         bound[0, i] = -np.inf

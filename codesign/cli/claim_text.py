@@ -12,6 +12,7 @@ _FEATURES = 6  # ranges that are listed
 def claim_text(claim: dict[str, Any]) -> str:
     """What was verified, a line a subject: models, semantics, inputs, bounds, criteria."""
     regions, bound, data = claim["regions"], claim["bound"], claim["data"]
+    real = claim["bound_over_the_reals"]
     lo, hi = claim["domain"]["lo"], claim["domain"]["hi"]
     ranges = ", ".join(f"[{low:g}, {high:g}]" for low, high in list(zip(lo, hi, strict=True))[:_FEATURES])
     kinds = ", ".join(f"{count} of kind {kind}" for kind, count in regions["kinds"].items())
@@ -31,7 +32,9 @@ def claim_text(claim: dict[str, Any]) -> str:
         f"  data         {named}{labels}",
         f"  domain       {ranges}{', ...' if len(lo) > _FEATURES else ''}",
         f"  regions      {kinds}; half-width {width} in input units{fixed}; {regions['counted']} counted",
-        f"  bound        median {upward(bound['median'])}, largest {upward(bound['largest'])}",
+        f"  bound        median {upward(bound['median'])}, largest {upward(bound['largest'])}; "
+        f"over the reals {upward(real['median'])}, {upward(real['largest'])}",
+        f"  float32      {claim['float32_model']}",
         f"  same class   {classes}",
         *(
             f"  criterion    {name} {entry['asked']}: {entry['verdict']}"

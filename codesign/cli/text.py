@@ -83,7 +83,8 @@ def _print_claim(document: dict[str, Any]) -> None:
     summary, regions = document["summary"], document["regions"]
     kind = "int16" if document["input_quantization"]["maximum"] > 127 else "int8"
     click.echo(
-        f"bound on |{kind} - float|: median {upward(summary['bound_median'])}, largest {upward(summary['bound_max'])} "
+        f"bound on |{kind} - float|, float32 included: median {upward(summary['total_bound_median'])}, largest "
+        f"{upward(summary['total_bound_max'])} (over the reals {upward(summary['bound_max'])}) "
         f"over {summary['regions']} regions; largest observed {summary['observed_max']:.4g} in "
         f"{summary['evaluations']} exact evaluations"
     )

@@ -26,7 +26,7 @@ DOMAIN = slice(0, 1)  # the only region
 
 
 def check(
-    certificate: Path, float_path: Path, int8_path: Path, prover: str | None = None,
+    certificate: Path, float_path: Path, int8_path: Path, in_float32: Callable[..., Bounds], prover: str | None = None,
     samples: Float32Array | None = None, on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckResult:  # fmt: skip
     """As `codesign.checker.check`; `samples` (N, T, D): those that a covered share is about. Progress is
@@ -37,7 +37,7 @@ def check(
         result.document = claims.document
         try:
             facts, bounds = replay_domain(claims, prover is not None, on_progress)
-            check_regions(claims, DOMAIN, bounds, facts)
+            check_regions(claims, DOMAIN, bounds := in_float32(claims, DOMAIN, bounds, facts), facts)
             result.not_derived = check_all_inputs(claims, bounds, facts, samples)
         except InputError as error:  # states far from any that a searcher finds
             raise CannotCheck(f"the recorded states: {error}") from None

@@ -25,7 +25,7 @@ def check_all_inputs(claims: Claims, b: Bounds, facts: Facts, samples: Float32Ar
     if stated["same_class_margin"] is not None:
         # Above it, twice the bound is left, and behind a softmax enough for probabilities that stand out when rounded.
         lo = np.full((1, classes, classes), -1e5)
-        lo[0, 0] = stated["same_class_margin"] - 2 * max(stated["logit_bound"]) * (1 + 1e-12)
+        lo[0, 0] = stated["same_class_margin"] - 2 * max(stated["total_logit_bound"]) * (1 + 1e-12)
         lo[0, range(classes), range(classes)] = 0.0
         box, good = Box(lo, -np.swapaxes(lo, 1, 2)), classes > 1 and bool((lo[0, 0] >= 0).all())
         if b.softmax is not None and good:

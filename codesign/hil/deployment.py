@@ -69,7 +69,7 @@ class Deployment:
         holds = [
             {
                 "sample": None if region["radius"] is None else index,
-                "output_bound": region["bound"],
+                "output_bound": region["total_bound"],
                 "top1": region["top1"],
             }
             for index, region in enumerate(self.certificate["regions"])
@@ -154,7 +154,7 @@ def certified_regions(certificate: dict[str, Any], network: IntegerNetwork) -> l
             lo = np.minimum(np.maximum(x - width, domain[0]), x)
             hi = np.maximum(np.minimum(x + width, domain[1]), x)
         center = x.astype(np.float32) if grid else inside(x, lo, hi)
-        bound, step = _numbers(region["bound"], (outputs,)), network.input.scale if grid else None
+        bound, step = _numbers(region["total_bound"], (outputs,)), network.input.scale if grid else None
         found.append(CertifiedRegion(str(region["id"]), center, lo, hi, bound, region["top1"], step))
     return found
 

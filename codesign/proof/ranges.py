@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from codesign.proof.float32 import region_total
 from codesign.quantization.align import DenseStage, LstmStage, ReshapeStage, Stage
 from codesign.quantization.integer import IntActivation, IntDense, IntegerNetwork, QuantizedTensor
 
@@ -63,12 +64,14 @@ def stated_ranges(stages: Sequence[Stage], network: IntegerNetwork) -> dict[str,
 
 
 def implied(region: dict[str, Any], ranges: Ranges, rows: int) -> dict[str, Any]:
-    """What has to stand in a region's entry, given its 'difference_lo', 'difference_hi' and the outputs' ranges.
+    """What has to stand in a region's entry, given its differences, 'float32' and the outputs' ranges.
 
     `rows`: of outputs, one a step where the network gives a sequence.
     """
     bound = np.maximum(np.negative(region["difference_lo"]), region["difference_hi"])
-    found = {"bound": bound.tolist(), "bound_max": float(bound.max()), "vacuous": ranges.vacuous(bound)}
+    total = region_total({**region, "bound": bound})
+    found = {"bound": bound.tolist(), "bound_max": float(bound.max()), "vacuous": ranges.vacuous(total)}
+    found |= {"total_bound": total.tolist(), "total_bound_max": float(total.max())}
     if region.get("output_step_bound") is not None:
         found["output_step_bound"] = bound.reshape(rows, -1).max(1).tolist()
     return found
@@ -79,7 +82,7 @@ def says_nothing(stated: dict[str, Any], logits: Ranges, classes: int) -> bool:
     far apart as the margin that keeps the class."""
     margin, widest = stated["same_class_margin"], logits.real[1].max() - logits.real[0].min()
     nowhere = classes > 1 and margin is not None and margin >= widest
-    return bool(nowhere or logits.vacuous(stated["logit_bound"]))
+    return bool(nowhere or logits.vacuous(stated["total_logit_bound"]))
 
 
 def output_ranges(stages: Sequence[Stage], network: IntegerNetwork) -> tuple[Ranges, Ranges]:

@@ -68,8 +68,8 @@ def all_inputs_statement(stated: dict[str, Any]) -> str:
             f"the same side of it{share(limit['covered_samples'])}"
         )
     what = "outputs" if count is not None and stated["covered_samples"] is None else "logits"
-    bound = upward(max(stated["logit_bound"]))
-    distance = f"the integer model's dequantized {what} are within {bound} of the float model's, taken over the reals"
+    bound = upward(max(stated["total_logit_bound"]))
+    distance = f"the integer model's dequantized {what} are within {bound} of the float model's, float32 included"
     return "; ".join([f"for {inputs} of the domain {distance}", *told])
 
 
@@ -207,11 +207,13 @@ def conclusions(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         verdict = "vacuous"
     if verdict == "proved" and proof["proved"] != proof["obligations"]:
         verdict = "unknown"
-    maxima = [r["bound_max"] for r in regions]
+    maxima, totals = ([r[key] for r in regions] for key in ("bound_max", "total_bound_max"))
     summary = {
         "regions": len(regions),
         "bound_median": float(np.median(maxima)),
         "bound_max": max(maxima),
+        "total_bound_median": float(np.median(totals)),
+        "total_bound_max": max(totals),
         "observed_max": max(r["observed_max"] for r in regions),
         "evaluations": sum(r["evaluations"] for r in regions),
         "top1_share": share if named else None,

@@ -26,7 +26,7 @@ def statements(reader: Reader, certificate: Evidence | None, regions: Sequence[R
     if told is None:
         return []
     where = "the certificate's statement on all inputs"
-    bounds = reader.take(told, where, "logit_bound", kind="numbers")
+    bounds = reader.take(told, where, "total_logit_bound", kind="numbers")
     any_length = reader.take(told, where, "any_length", kind="flag")
     margin = told.get("same_class_margin")
     if not bounds or any_length is None or [r.radius for r in regions] != [None]:

@@ -20,13 +20,17 @@ _LARGEST = 2**63  # of an integer: above, it would not convert to a float or to 
 
 @dataclass(frozen=True)
 class Region:
-    """A certified region, as its entry in the certificate states it."""
+    """A certified region, as its entry in the certificate states it.
+
+    `bound` is the total, with what float32 adds; `real_bound` the one over the reals, which `observed` is held against.
+    """
 
     name: str
     kind: str
     radius: float | None
     sample: int | None
     bound: tuple[float, ...]
+    real_bound: tuple[float, ...]
     observed: tuple[float, ...]
     top1: Status | None
     top1_class: int | None
@@ -79,7 +83,7 @@ class Reader:
         ]
         if entries is not None and not entries:
             self.failures.append("the certificate has no region: it proves nothing")
-        beaten = [r.name for r in found if any(o > b for o, b in zip(r.observed, r.bound, strict=True))]
+        beaten = [r.name for r in found if any(o > b for o, b in zip(r.observed, r.real_bound, strict=True))]
         if beaten:
             self.contradicted = True
             self.failures.append(f"the search found an error above the certified bound in {some(beaten, 'region')}")
@@ -90,8 +94,9 @@ class Reader:
         before = len(self.failures)
         name = self.take(entry, where, "id", kind="text")
         shape = self.take(entry, where, "kind", kind="text")
-        bound = self.take(entry, where, "bound", kind="numbers")
-        largest = self.take(entry, where, "bound_max", kind="number")
+        real = self.take(entry, where, "bound", kind="numbers")
+        bound = self.take(entry, where, "total_bound", kind="numbers")
+        largest = self.take(entry, where, "total_bound_max", kind="number")
         observed = self.take(entry, where, "observed", kind="numbers")
         lo = self.take(entry, where, "difference_lo", kind="numbers")
         hi = self.take(entry, where, "difference_hi", kind="numbers")
@@ -106,13 +111,14 @@ class Reader:
                 self.failures.append(f"{where} has no valid '{key}'")
         if len(self.failures) > before:
             return None
-        if not bound or not len(bound) == len(observed) == len(lo) == len(hi):
+        if not bound or not len(bound) == len(real) == len(observed) == len(lo) == len(hi):
             self.failures.append(f"{where} has bounds and observations of different lengths")
             return None
         if classes and len(bound) == 1:
             self.contradicted = True
             self.failures.append(f"{where} speaks of the class of one output, which has none")
-        if max(bound) != largest or any(b < max(-l, h) for b, l, h in zip(bound, lo, hi, strict=True)):  # noqa: E741
+        wrong = any(t < b or b < max(-l, h) for t, b, l, h in zip(bound, real, lo, hi, strict=True))  # noqa: E741
+        if max(bound) != largest or wrong:
             self.contradicted = True
             self.failures.append(f"{where} contradicts itself: its bounds disagree")
         if limits is not None and vacuous != (
@@ -121,8 +127,8 @@ class Reader:
             self.contradicted = True
             self.failures.append(f"{where} contradicts itself: whether its bound is vacuous")
         return Region(
-            name, shape, entry["radius"], entry["sample"], tuple(bound), tuple(observed), top1, entry["top1_class"],
-            counted, {key: entry.get(key) for key in ORDERS} | _of_limits(entry, "status"),
+            name, shape, entry["radius"], entry["sample"], tuple(bound), tuple(real), tuple(observed), top1,
+            entry["top1_class"], counted, {key: entry.get(key) for key in ORDERS} | _of_limits(entry, "status"),
             _of_limits(entry, "hysteresis"), entry.get("reason") != "time limit",
             vacuous, is_outside(entry.get("center"), domain),
         )  # fmt: skip

@@ -99,7 +99,7 @@ def versions() -> dict[str, str]:
 def _certificate(certificate: Evidence) -> dict[str, Any]:
     entries = certificate.get("regions")
     regions = [r for r in entries if isinstance(r, Mapping)] if isinstance(entries, list) else []
-    bounds = [max(r["bound"]) for r in regions if is_kind(r.get("bound"), "numbers") and r["bound"]]
+    bounds = [max(r["total_bound"]) for r in regions if is_kind(r.get("total_bound"), "numbers") and r["total_bound"]]
     observed = [max(r["observed"]) for r in regions if is_kind(r.get("observed"), "numbers") and r["observed"]]
     counted = [r["top1"] == "proved" for r in regions if r.get("counted") is True and r.get("top1") is not None]
     whole = stated(certificate)
@@ -124,7 +124,7 @@ def _certificate(certificate: Evidence) -> dict[str, Any]:
 
 def _whole(whole: Evidence) -> dict[str, Any]:
     """What a certificate over a whole domain states; None where it is not readable."""
-    bounds, margin = whole.get("logit_bound"), whole.get("same_class_margin")
+    bounds, margin = whole.get("total_logit_bound"), whole.get("same_class_margin")
     return {
         "logit_bound": max(bounds) if bounds and is_kind(bounds, "numbers") else None,
         "vacuous": whole.get("vacuous") is not False,

@@ -68,9 +68,9 @@ def render(
     environment.filters.update(g=_g, up=_up, n=_n, pct=_pct, part=_part, plain=lambda value: f"{value:g}")
     verdict, whole = document["verdict"], document["certificate"]["all_inputs"] is not None
     certificate, hil, build = certificate or {}, hil or {}, build or {}
-    regions = [r for r in _list(certificate.get("regions")) if is_kind(r.get("bound"), "numbers")]
+    regions = [r for r in _list(certificate.get("regions")) if is_kind(r.get("total_bound"), "numbers")]
     figures = [
-        plots.outputs_figure(comparison, _stacked(regions, "bound"), _stacked(regions, "observed")),
+        plots.outputs_figure(comparison, _stacked(regions, "total_bound"), _stacked(regions, "observed")),
         plots.samples_figure(comparison),
     ]
     steps = [plots.steps_figure(s, k) for k, s in enumerate(comparison.per_step)]
@@ -180,7 +180,7 @@ def _classes(value: object) -> str | None:
 
 def _region(region: Mapping[str, Any], verdict: str, whole: bool) -> dict[str, Any]:
     """A row of the table. `whole`: over a domain, where a class is kept above a margin only."""
-    bound, observed = max(region["bound"], default=None), region.get("observed_max")
+    bound, observed = max(region["total_bound"], default=None), region.get("observed_max")
     found = float(observed) if observed is not None and is_kind(observed, "number") else 0.0
     ratio = bound / found if bound is not None and found > 0 else None
     logit, abstract = region.get("logit_bound"), region.get("abstract_lower")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codesign.network import evaluate
+from codesign.proof.float32 import total_bound
 from codesign.proof.ranges import says_nothing
 from codesign.proof.statement import ALL_INPUTS_METHOD, all_inputs_statement, sentences
 from codesign.proof.thresholds import opposite
@@ -26,10 +27,11 @@ from codesign.verification.certify import Certification
 from codesign.verification.criteria import Flags, Status, proofs
 from codesign.verification.domain import DomainEnclosure, covered, enclose_domain
 from codesign.verification.facts import facts
+from codesign.verification.float32_domain import domain_budget
 from codesign.verification.norms import class_margins
-from codesign.verification.propagate import top1_proved
+from codesign.verification.propagate import in_float32, top1_proved
 from codesign.verification.relaxation import Recorder
-from codesign.verification.results import Options, RegionResult, has_classes
+from codesign.verification.results import Float32, Options, RegionResult, has_classes
 from codesign.verification.same_class import same_class_margin
 from codesign.verification.streams import float_stream, integer_stream
 from codesign.verification.thresholds import covered as same_sides
@@ -46,6 +48,7 @@ class AllInputs:
 
     `joint`: the region's bounds are the tighter of the comparison system's and the joint zonotope's. `margin`: of the
     float logits, above which the class is the same (inf: none). `vacuous`: `codesign.proof.ranges.says_nothing`.
+    `float32` (outputs,): what is added to the logits' bound; `float32_states`: `codesign.verification.float32_budget`.
     """
 
     domain: DomainEnclosure
@@ -58,6 +61,8 @@ class AllInputs:
     vacuous: bool = False
     samples: int | None = None
     thresholds: tuple[dict[str, Any], ...] = ()
+    float32: Array = field(default_factory=lambda: np.zeros(1))
+    float32_states: tuple[Array | None, ...] = ()
 
     @property
     def logit_bound(self) -> Array:
@@ -66,8 +71,13 @@ class AllInputs:
         return published(Box(-bound, bound)).hi
 
     @property
+    def total_logit_bound(self) -> Array:
+        """With what float32 adds."""
+        return total_bound(self.logit_bound, self.float32)
+
+    @property
     def bound(self) -> float:
-        return float(self.logit_bound.max())
+        return float(self.total_logit_bound.max())
 
     def to_json(self) -> dict[str, Any]:
         share = None if self.covered is None else float(self.covered.mean())
@@ -76,6 +86,8 @@ class AllInputs:
             "any_length": self.any_length,
             "joint": self.joint,
             "logit_bound": self.logit_bound.tolist(),
+            "total_logit_bound": self.total_logit_bound.tolist(),
+            "float32_states": [None if s is None else s.tolist() for s in self.float32_states],
             "vacuous": self.vacuous,
             "same_class_margin": self.margin if np.isfinite(self.margin) else None,
             "covered_share": share,
@@ -117,6 +129,11 @@ def all_inputs(
     others = [effective_network(v) for v in variants]
     recorder = Recorder()
     domain = enclose_domain(stages, network, result.region, others, any_length, recorder)
+    lo, hi = result.region.lo, result.region.hi
+    single = domain_budget(certification.float_network, lo, hi, any_length, recorder)
+    float32 = Float32(single.output[0], single.logits[0], result.float32.dequantization)
+    domain = replace(domain, enclosure=in_float32(domain.enclosure, single.logits))
+    at_logits = float32.logits + (0.0 if domain.softmax is not None else float32.dequantization)
     options = certification.options
     kept = proofs(options.criteria, domain.enclosure.margins, domain.softmax, recorder)
     classes = top1_proved(domain.enclosure)[1]
@@ -125,7 +142,10 @@ def all_inputs(
     margin = np.inf
     if named:
         told = class_margins(domain.enclosure.margins, domain.enclosure.output_margins, classes[0], 0, recorder)
-        margin = same_class_margin(domain, recorder) * (1 + 4 * RELATIVE_ROOM) + MARGIN_ROOM
+        bound = published(Box(-domain.logit_bound, domain.logit_bound)).hi
+        margin = (
+            same_class_margin(domain, total_bound(bound, at_logits), recorder) * (1 + 4 * RELATIVE_ROOM) + MARGIN_ROOM
+        )
     rng = np.random.default_rng([options.seed, _AUDIT])
     second = 10 * options.second_sample  # there is one batch only
     proof = discharge(recorder.batches, options.proof, options.audit_sample, options.prover, rng, second)
@@ -134,7 +154,8 @@ def all_inputs(
     alone = any_length or not joint
     if not alone:
         proof.merge(certification.proof)
-    changed = _judged(result, domain, options, kept, told, alone, network.output.shape[-1])
+        float32 = float32.least(result.float32)
+    changed = _judged(result, domain, options, kept, told, alone, network.output.shape[-1], float32)
     share = None
     if samples is not None and len(samples):
         exact = evaluate(certification.float_network, samples, logits=True).reshape(len(samples), -1)
@@ -145,7 +166,17 @@ def all_inputs(
     error = stream_error(certification, changed) if any_length else None
     count = None if samples is None else len(samples)
     stated = AllInputs(
-        domain, any_length, margin, share, error, not alone, _digest(samples), samples=count, thresholds=limits
+        domain,
+        any_length,
+        margin,
+        share,
+        error,
+        not alone,
+        _digest(samples),
+        samples=count,
+        thresholds=limits,
+        float32=float32.logits + (0.0 if domain.softmax is not None else float32.dequantization),
+        float32_states=single.states,
     )
     return (
         replace(certification, regions=(changed,), proof=proof),
@@ -196,7 +227,7 @@ def _adds(result: RegionResult, domain: DomainEnclosure, kept: dict[str, Flags])
 
 def _judged(
     result: RegionResult, domain: DomainEnclosure, options: Options, kept: dict[str, Flags],
-    margins: tuple[dict[str, float | int], ...], alone: bool, width: int,
+    margins: tuple[dict[str, float | int], ...], alone: bool, width: int, float32: Float32,
 ) -> RegionResult:  # fmt: skip
     """The region's bounds, statuses and facts: by the comparison system, and unless `alone` by the zonotope as well.
 
@@ -212,7 +243,8 @@ def _judged(
     bound = np.maximum(-difference.lo[0], difference.hi[0])
     criteria, epsilon = options.criteria, result.epsilon
     if criteria.epsilon is not None and epsilon != "refuted":
-        epsilon = "proved" if float(bound.max()) <= criteria.epsilon else "unknown"
+        total = total_bound(bound, float32.evaluation, float32.dequantization)
+        epsilon = "proved" if float(total.max()) <= criteria.epsilon else "unknown"
     proved, classes = top1_proved(e)
     orders = {
         name: _status(bool(kept[name][0]), status, alone) for name, status in result.orders.items() if name in kept
@@ -235,7 +267,7 @@ def _judged(
         result, lower=difference.lo[0], upper=difference.hi[0], logit_bound=logit, output_lo=output.lo[0],
         output_hi=output.hi[0], epsilon=epsilon, sources=e.sources[0], reason=_reason(top1, epsilon), orders=orders,
         top1=top1, top1_class=known, facts=told,
-        trace=trace,
+        trace=trace, float32=float32,
     )  # fmt: skip
     return changed.with_thresholds(criteria, width)
 
@@ -253,8 +285,12 @@ def _limits(
         count = None
         if samples is not None and len(samples):
             inside = ((samples >= told.region.lo) & (samples <= told.region.hi)).all((1, 2))
-            real = evaluate(certification.float_network, samples).reshape(len(samples), -1)
-            kept = inside & same_sides(limit.threshold, real, Box(told.lower, told.upper), network.output.shape[-1])
+            real, error = (
+                evaluate(certification.float_network, samples).reshape(len(samples), -1),
+                told.float32.evaluation,
+            )
+            moved = Box(told.lower, told.upper).widen(total_bound(error, told.float32.dequantization))
+            kept = inside & same_sides(limit.threshold, real, moved, network.output.shape[-1], error)
             device = dequantize(network.output, simulate(network, quantize_input(network, samples)))
             shape = (len(samples), -1, network.output.shape[-1])
             apart = opposite(limit.threshold.to_json(), real.reshape(shape), device.reshape(shape)).any((1, 2))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from codesign.errors import InputError
 from codesign.network.model import FloatNetwork
 from codesign.processes import worker_pool
+from codesign.proof.float32 import dequantization_error, total_bound
 from codesign.proof.ranges import output_ranges
 from codesign.proof.statement import TIME_LIMIT
 from codesign.quantization.align import align
@@ -24,13 +25,14 @@ from codesign.verification.affine import Array, Box, require_round_to_nearest
 from codesign.verification.audit import ProofSummary, discharge
 from codesign.verification.criteria import Criteria, Flags, Status, proofs
 from codesign.verification.facts import Facts, facts
+from codesign.verification.float32_budget import Budget, budget, recorded
 from codesign.verification.journal import Batch, Journal, batch_key
 from codesign.verification.norms import Norms, class_margins
-from codesign.verification.propagate import Enclosure, propagate, top1_proved
+from codesign.verification.propagate import Enclosure, in_float32, propagate, top1_proved
 from codesign.verification.quadratic_network import require_quadratic, sharpened
-from codesign.verification.regions import Region
+from codesign.verification.regions import FLOAT32_UNIT, Region
 from codesign.verification.relaxation import Recorder
-from codesign.verification.results import Certification, Options, RegionResult, has_classes
+from codesign.verification.results import Certification, Float32, Options, RegionResult, has_classes
 from codesign.verification.search import Search, SearchResult, search
 from codesign.verification.trace import published, traces
 from codesign.verification.violations import watches
@@ -149,13 +151,21 @@ def _key(task: _Task) -> str:
     return batch_key(models, (task.integer_network, *task.variants), task.options, task.regions, task.index)
 
 
+def _float32(task: _Task, recorder: Recorder | None) -> Budget:
+    """What float32 adds over the regions, given the ranges that a propagation noted; without them, only the trivial."""
+    size = np.stack([np.maximum(np.abs(r.lo), np.abs(r.hi)) for r in task.regions]) * (1 + 4 * FLOAT32_UNIT)
+    network = task.float_network
+    return budget(network, size, None if recorder is None else recorded(network, recorder.batches))
+
+
 def _left_out(task: _Task) -> Batch:
     """Nothing is proved of these regions but what the output ranges say; their centers are evaluated."""
     stages = align(task.float_network, task.integer_network)
     asked = task.options.criteria
     results = []
     before, after = output_ranges(stages, task.integer_network)
-    for region in task.regions:
+    single, device = _float32(task, None), dequantization_error(task.integer_network.output)
+    for k, region in enumerate(task.regions):
         watching = watches(asked, task.float_network)
         run = Search(task.float_network, task.integer_network, region, np.random.default_rng(0))
         run.watches = watching
@@ -174,7 +184,8 @@ def _left_out(task: _Task) -> Batch:
         norms, logit_norms = (Norms.of(b, np.array([np.inf])) for b in (bound, logit))
         result = RegionResult(
             region, difference.lo[0], difference.hi[0], logit, output.lo[0], output.hi[0], top1, None, epsilon,
-            TIME_LIMIT, {}, found, None, 0.0, Facts(norms, logit_norms), _orders(asked, {}, 0, found),
+            TIME_LIMIT, {}, found, None, 0.0, Facts(norms, logit_norms),
+            Float32(single.output[k], single.logits[k], device), _orders(asked, {}, 0, found),
         )  # fmt: skip
         results.append(result.with_thresholds(asked, task.integer_network.output.shape[-1]))
     return results, ProofSummary(task.options.proof)
@@ -197,6 +208,9 @@ def _certify_batch(task: _Task) -> Batch:
             choices = [first.then(second) for first, second in zip(choices, more, strict=True)]
             recorders.append(Recorder(batches))
             del batches
+        single = _float32(task, recorders[0])
+        enclosure = in_float32(enclosure, single.logits)
+        device = dequantization_error(task.integer_network.output)
         spent = (time.process_time() - started) / len(task.regions)
         asked = options.criteria
         kept = proofs(asked, enclosure.margins, enclosure.softmax, recorders[-1])
@@ -215,6 +229,7 @@ def _certify_batch(task: _Task) -> Batch:
             del batches
         results = []
         for k, region in enumerate(task.regions):
+            float32 = Float32(single.output[k], single.logits[k], device)
             watching = watches(asked, task.float_network)  # those that are proved as well: nothing may violate them
             found = search(task.float_network, task.integer_network, region, rng, options.evaluations, watches=watching)
             lower = abstract_lower(stages, task.integer_network, region, rng)
@@ -229,6 +244,7 @@ def _certify_batch(task: _Task) -> Batch:
                 lower,
                 options,
                 spent,
+                float32,
             )
             result = replace(result, orders=_orders(asked, kept, k, found)).with_thresholds(asked, width)
             undecided = "unknown" in result.orders.values()
@@ -250,14 +266,14 @@ def _orders(asked: Criteria, proved: dict[str, Flags], k: int, found: SearchResu
 def _judge(
     region: Region, k: int, enclosure: Enclosure, top1: bool, classes: npt.NDArray[np.intp] | None,
     margins: tuple[dict[str, float | int], ...], found: SearchResult, abstract: Array | None, options: Options,
-    seconds: float,
+    seconds: float, float32: Float32,
 ) -> RegionResult:  # fmt: skip
     difference, logits, output = (
         published(Box(box.lo[k], box.hi[k]))
         for box in (enclosure.output_difference, enclosure.logit_difference, enclosure.output)
     )
     lower, upper = difference.lo, difference.hi
-    bound = float(np.maximum(-lower, upper).max())
+    bound = float(total_bound(np.maximum(-lower, upper), float32.evaluation, float32.dequantization).max())
     logit = np.maximum(-logits.lo, logits.hi)
     top1_status: Status | None = None
     if classes is not None:
@@ -270,7 +286,7 @@ def _judge(
         region, lower, upper, logit, output.lo, output.hi, top1_status,
         int(classes[0]) if classes is not None and top1 and len(classes) == 1 else None, epsilon_status,
         _reason(top1_status, epsilon_status, enclosure, k), enclosure.sources[k], found, abstract, seconds,
-        facts(enclosure, k, np.maximum(-lower, upper), logit, margins),
+        facts(enclosure, k, np.maximum(-lower, upper), logit, margins), float32,
     )  # fmt: skip
 
 

@@ -90,6 +90,22 @@ class StepTerms:
 Image = Callable[[Function, Box], Box]
 
 
+def cell_corners(pairs: Array, forgets: Array) -> Array:
+    """Corners (V, H, 4) of the coefficients of dc', f of dc and then of dz_i, dz_f, dz_g, from those of polygons."""
+    K, L, H = len(pairs), len(forgets), pairs.shape[1]
+    cell = np.empty((K, L, H, 4))
+    cell[..., 0], cell[..., 2] = forgets[None, ..., 0], forgets[None, ..., 1]
+    cell[..., 1], cell[..., 3] = pairs[:, None, :, 0], pairs[:, None, :, 1]
+    return cell.reshape(K * L, H, 4)
+
+
+def note_polygon(recorder: Recorder, place: str, polygon: Polygon) -> None:
+    """Record the facts that a polygon rests on."""
+    lower, upper = polygon.fact()
+    zero = (np.zeros_like(polygon.support),) * 4
+    recorder.add(RelaxationBatch(polygon.kind, place, lower, upper, zero, polygon.lower, polygon.support))
+
+
 def safe(x: Array, terms: int) -> Array:
     """An upper bound of a computed sum of `terms` non-negative products."""
     return up(x * (1 + gamma(terms)))
@@ -172,7 +188,44 @@ def inside(a: Box, b: Box) -> bool:
     return bool((a.lo >= b.lo).all() and (a.hi <= b.hi).all())
 
 
-class LayerComparison:
+class SignedSums:
+    """Bounds of new differences that keep the signs of shared weights (4, H, H + D) of (dh, dx), gates i, f, g, o."""
+
+    def __init__(self, shared: Array) -> None:
+        self.shared = shared
+        _, self.units, self.sources = shared.shape
+
+    def _slack(self, terms: StepTerms, sources: Array) -> Array:
+        """Covers the rounding of signed sums of weights: their magnitudes' sum times a few units."""
+        total = np.abs(self.shared).reshape(4, self.units, -1) @ sources + terms.noise
+        largest = 1 + float(np.abs(terms.cell_vertices).max())
+        return np.asarray(1e-14 * largest * total.sum(0))
+
+    def cell_difference(self, terms: StepTerms, dx: Array, dh: Array, dc: Array) -> Array:
+        """Bound of |dc'|, (H,)."""
+        sources = np.concatenate([dh, dx])
+        v = terms.cell_vertices
+        shared = np.abs(np.einsum("vhg,ghj->vhj", v[..., 1:], self.shared[:3])) @ sources
+        own = np.maximum(v[..., 0], 0.0) * dc + (np.abs(v[..., 1:]) * terms.noise[:3].T).sum(-1)
+        total = (shared + own).max(0) + self._slack(terms, sources)
+        return safe(total + terms.cell_error, self.sources + 16)
+
+    def hidden_difference(self, terms: StepTerms, dx: Array, dh: Array, dc: Array) -> Array:
+        """Bound of |dh'|, (H,): every corner of the cell's polygons with every corner of the hidden product's."""
+        sources = np.concatenate([dh, dx])
+        v = terms.cell_vertices
+        cell = np.einsum("vhg,ghj->vhj", v[..., 1:], self.shared[:3])
+        own = np.maximum(v[..., 0], 0.0) * dc + (np.abs(v[..., 1:]) * terms.noise[:3].T).sum(-1) + terms.cell_error
+        best = np.zeros(self.units)
+        for corner in terms.hidden_vertices:
+            a, b = corner[:, 0], np.abs(corner[:, 1])
+            shared = np.abs(a[:, None] * self.shared[3] + corner[:, 1, None] * cell) @ sources
+            best = np.maximum(best, (shared + b * own).max(0) + np.abs(a) * terms.noise[3])
+        total = best + self._slack(terms, sources) * 2
+        return safe(total + terms.hidden_error, self.sources + 24)
+
+
+class LayerComparison(SignedSums):
     """The comparison system of one LSTM layer; all vectors are (n,), no batch."""
 
     def __init__(
@@ -180,12 +233,10 @@ class LayerComparison:
     ) -> None:
         model = LstmNoise(layer, op, variants)  # the rounding model of the joint zonotope
         self.recorder = recorder  # takes the nonlinear facts of every step while it is there
-        self.layer, self.op, self.units, self.floats = layer, op, layer.units, FloatLayer.of(layer)
+        self.layer, self.op, self.floats = layer, op, FloatLayer.of(layer)
         self.model, self.weights = model, model.weights
-        H = self.units
         shared = np.concatenate([self.weights.R_int.value, self.weights.W_int.value], axis=1)
-        self.shared = shared.reshape(4, H, -1)  # signed weights of (dh, dx)
-        self.sources = H + layer.features
+        super().__init__(shared.reshape(4, layer.units, -1))
 
     def noise(self, x: Box, dx: Array, h: Box, dh: Array) -> Array:
         """Largest |dz - R^ dh - W^ dx|, (4H,): weight differences, rounding, saturation."""
@@ -231,14 +282,8 @@ class LayerComparison:
             cell_error = cell_error + excess(self.floats.cell(z, state.c), -clip, clip)
         pairs = self._polygon(gate_polygon(i, g), "input and cell gate")
         forgets = self._polygon(forget_polygon(f, c_wide), "forget gate")
-        K, L = len(pairs), len(forgets)
-        cell = np.empty((K, L, H, 4))
-        cell[..., 0] = forgets[None, ..., 0]
-        cell[..., 1], cell[..., 3] = pairs[:, None, :, 0], pairs[:, None, :, 1]
-        cell[..., 2] = forgets[None, ..., 1]
-        step = StepTerms(
-            cell.reshape(K * L, H, 4), np.empty((0, H, 2)), noise.reshape(4, H), up(cell_error), cell_error
-        )
+        corners = cell_corners(pairs, forgets)
+        step = StepTerms(corners, np.empty((0, H, 2)), noise.reshape(4, H), up(cell_error), cell_error)
         dc = self.cell_difference(step, dx, state.dh, state.dc)
         c_new = c_box.widen(dc)
         t = self._image("tanh", c_new)
@@ -253,39 +298,8 @@ class LayerComparison:
 
     def _polygon(self, polygon: Polygon, what: str) -> Array:
         if self.recorder is not None:
-            lower, upper = polygon.fact()
-            zero, place = (np.zeros_like(polygon.support),) * 4, f"{self.layer.name} slopes of the {what}"
-            self.recorder.add(RelaxationBatch(polygon.kind, place, lower, upper, zero, polygon.lower, polygon.support))
+            note_polygon(self.recorder, f"{self.layer.name} slopes of the {what}", polygon)
         return polygon.vertices
-
-    def _slack(self, terms: StepTerms, sources: Array) -> Array:
-        """Covers the rounding of signed sums of weights: their magnitudes' sum times a few units."""
-        total = np.abs(self.shared).reshape(4, self.units, -1) @ sources + terms.noise
-        largest = 1 + float(np.abs(terms.cell_vertices).max())
-        return np.asarray(1e-14 * largest * total.sum(0))
-
-    def cell_difference(self, terms: StepTerms, dx: Array, dh: Array, dc: Array) -> Array:
-        """Bound of |dc'|, (H,)."""
-        sources = np.concatenate([dh, dx])
-        v = terms.cell_vertices
-        shared = np.abs(np.einsum("vhg,ghj->vhj", v[..., 1:], self.shared[:3])) @ sources
-        own = np.maximum(v[..., 0], 0.0) * dc + (np.abs(v[..., 1:]) * terms.noise[:3].T).sum(-1)
-        total = (shared + own).max(0) + self._slack(terms, sources)
-        return safe(total + terms.cell_error, self.sources + 16)
-
-    def hidden_difference(self, terms: StepTerms, dx: Array, dh: Array, dc: Array) -> Array:
-        """Bound of |dh'|, (H,): every corner of the cell's polygons with every corner of the hidden product's."""
-        sources = np.concatenate([dh, dx])
-        v = terms.cell_vertices
-        cell = np.einsum("vhg,ghj->vhj", v[..., 1:], self.shared[:3])
-        own = np.maximum(v[..., 0], 0.0) * dc + (np.abs(v[..., 1:]) * terms.noise[:3].T).sum(-1) + terms.cell_error
-        best = np.zeros(self.units)
-        for corner in terms.hidden_vertices:
-            a, b = corner[:, 0], np.abs(corner[:, 1])
-            shared = np.abs(a[:, None] * self.shared[3] + corner[:, 1, None] * cell) @ sources
-            best = np.maximum(best, (shared + b * own).max(0) + np.abs(a) * terms.noise[3])
-        total = best + self._slack(terms, sources) * 2
-        return safe(total + terms.hidden_error, self.sources + 24)
 
     def step(self, x: Box, dx: Array, state: State) -> State:
         """One step; x (D,) the input's box and dx its difference's magnitude."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from codesign.errors import InputError
 from codesign.proof.exponentials import confident_margins
+from codesign.proof.float32 import softmax_rounding
 from codesign.proof.thresholds import Threshold
 from codesign.quantization.integer import IntActivation
 from codesign.verification import head
@@ -165,6 +166,7 @@ def top1_above(m: Margins, softmax: IntActivation | None, delta: float, recorder
     batch, classes, _ = m.value.lo.shape
     others = ~np.eye(classes, dtype=bool)
     ok = np.ones(batch, bool)
+    delta = max(delta - softmax_rounding(classes), 0.0)  # of the float32 logits' own softmax
     for i in range(classes):
         bound, impossible = confident_margins(m.value.hi[:, i], i, delta, noting(recorder, f"top-1 class {i}"))
         floor = np.full(m.value.lo.shape, -np.inf)

@@ -27,7 +27,7 @@ from codesign.quantization.integer import IntegerNetwork
 from codesign.verification.audit import ProofSummary
 from codesign.verification.facts import Facts
 from codesign.verification.regions import Region
-from codesign.verification.results import Options, RegionResult
+from codesign.verification.results import Float32, Options, RegionResult
 from codesign.verification.search import SearchResult
 from codesign.verification.thresholds import ThresholdResult
 from codesign.verification.trace import Trace
@@ -166,6 +166,11 @@ def _to_json(result: RegionResult) -> dict[str, Any]:
         **{name: getattr(result, name) for name in _PLAIN},
         "abstract": _optional(result.abstract),
         "facts": result.facts.to_json(),
+        "float32": {
+            "evaluation": _pack(result.float32.evaluation),
+            "logits": _pack(result.float32.logits),
+            "dequantization": result.float32.dequantization,
+        },
         "thresholds": [(asdict(t.threshold), t.proved, t.hysteresis) for t in result.thresholds],
         "found": {
             "error": found.error,
@@ -192,6 +197,11 @@ def _result(data: dict[str, Any], region: Region) -> RegionResult:
         **fields,
         abstract=None if abstract is None else _unpack(abstract),
         facts=Facts.from_json(data["facts"]),
+        float32=Float32(
+            _unpack(data["float32"]["evaluation"]),
+            _unpack(data["float32"]["logits"]),
+            data["float32"]["dequantization"],
+        ),
         thresholds=tuple(ThresholdResult(Threshold(**asked), *told) for asked, *told in data["thresholds"]),
         found=SearchResult(
             found["error"],

@@ -201,3 +201,14 @@ def top1_proved(enclosure: Enclosure) -> tuple[Array, Array]:
             worst[:] = -np.inf
         proved.append(np.take_along_axis(worst, winner[:, None], 1)[:, 0] > MARGIN_ROOM)
     return np.all(proved, axis=0), np.stack(winners, axis=1)
+
+
+def in_float32(enclosure: Enclosure, error: Array) -> Enclosure:
+    """With margins of a float32 evaluation of the float network; its logits are off by at most `error` (B, outputs)."""
+    margins, start = [], 0
+    for m in enclosure.margins:
+        count = m.value.lo.shape[1]
+        own, start = error[:, start : start + count], start + count
+        slack = (own[:, :, None] + own[:, None, :]) * ~np.eye(count, dtype=bool) * (1 + 1e-9)
+        margins.append(replace(m, value=m.value.widen(slack), difference=m.difference.widen(slack)))
+    return replace(enclosure, margins=tuple(margins))

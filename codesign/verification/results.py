@@ -11,6 +11,7 @@ import numpy as np
 
 from codesign.errors import InputError
 from codesign.network.model import FloatNetwork
+from codesign.proof.float32 import region_ends, total_bound
 from codesign.proof.ranges import Ranges, output_ranges
 from codesign.proof.statement import conclusions
 from codesign.quantization.align import align
@@ -57,6 +58,30 @@ class Options:
 
 
 @dataclass(frozen=True, eq=False)
+class Float32:
+    """Budgets (outputs,) of a region: of the float network's evaluation, of its outputs and for comparing its logits;
+    and of the device's dequantisation."""
+
+    evaluation: Array
+    logits: Array
+    dequantization: float
+
+    def least(self, other: Float32) -> Float32:
+        """The smaller budgets of two."""
+        evaluation, logits = (
+            np.minimum(*both) for both in ((self.evaluation, other.evaluation), (self.logits, other.logits))
+        )
+        return Float32(evaluation, logits, self.dequantization)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "evaluation": self.evaluation.tolist(),
+            "logits": self.logits.tolist(),
+            "dequantization": [self.dequantization] * len(self.evaluation),
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class RegionResult:
     """One region: certified bounds, what was observed, and verdicts.
 
@@ -82,6 +107,7 @@ class RegionResult:
     abstract: Array | None
     seconds: float
     facts: Facts
+    float32: Float32
     orders: dict[str, Status] = field(default_factory=dict)
     trace: Trace | None = None  # None: the run cannot be replayed
     thresholds: tuple[ThresholdResult, ...] = ()
@@ -119,12 +145,18 @@ class RegionResult:
         return np.maximum(-self.lower, self.upper)
 
     @property
+    def total_bound(self) -> Array:
+        """With what float32 adds: `codesign.proof.float32`."""
+        return total_bound(self.bound, self.float32.evaluation, self.float32.dequantization)
+
+    @property
     def bound_max(self) -> float:
         return float(self.bound.max())
 
     def with_thresholds(self, criteria: Criteria, width: int) -> RegionResult:
         """With what these bounds say of each threshold, `width` outputs a row; and the status of each."""
-        real, difference = Box(self.output_lo, self.output_hi), Box(self.lower, self.upper)
+        lo, hi, down, rise = region_ends(self._outputs())
+        real, difference = Box(lo, hi), Box(down, rise)
         found = {name: judge(t, real, difference, width) for name, t in criteria.limits().items()}
         orders: dict[str, Status] = {
             name: "proved" if t.proved else "refuted" if name in self.found.violations else "unknown"
@@ -132,16 +164,25 @@ class RegionResult:
         }
         return replace(self, orders={**self.orders, **orders}, thresholds=tuple(found.values()))
 
-    def to_json(self) -> dict[str, object]:
+    def _outputs(self) -> dict[str, Any]:
+        """What is stated of the outputs."""
         return {
-            **self.region.describe(),
             "bound": self.bound.tolist(),
             "bound_max": self.bound_max,
+            "float32": self.float32.to_json(),
+            "total_bound": self.total_bound.tolist(),
+            "total_bound_max": float(self.total_bound.max()),
             "difference_lo": self.lower.tolist(),
             "difference_hi": self.upper.tolist(),
             "logit_bound": self.logit_bound.tolist(),
             "float_lo": self.output_lo.tolist(),
             "float_hi": self.output_hi.tolist(),
+        }
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **self.region.describe(),
+            **self._outputs(),
             "observed_max": self.found.error,
             "observed_logit_max": self.found.logit_error,
             "abstract_lower": None if self.abstract is None else float(self.abstract.max()),
@@ -194,7 +235,7 @@ class Certification:
     def region_entries(self) -> list[dict[str, Any]]:
         """The regions as the certificate has them."""
         return [
-            {**r.to_json(), "vacuous": self.ranges[1].vacuous(r.bound), "counted": counted}
+            {**r.to_json(), "vacuous": self.ranges[1].vacuous(r.total_bound), "counted": counted}
             for r, counted in zip(self.regions, self.counted, strict=True)
         ]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from codesign.quantization.integer import IntActivation
 from codesign.verification import head
-from codesign.verification.affine import Box, up
+from codesign.verification.affine import Array, Box, up
 from codesign.verification.domain import DomainEnclosure
 from codesign.verification.relaxation import Recorder
 from codesign.verification.trace import MARGIN_ROOM
@@ -14,14 +14,16 @@ from codesign.verification.trace import MARGIN_ROOM
 _LARGEST_MARGIN = 50.0  # of logits, beyond which a softmax gives 0 and 1
 
 
-def same_class_margin(domain: DomainEnclosure, recorder: Recorder | None = None) -> float:
+def same_class_margin(domain: DomainEnclosure, bound: Array, recorder: Recorder | None = None) -> float:
     """A margin of the float logits above which the integer network's class is the same; inf where none is enough.
+
+    `bound` (outputs,): of the logits' difference, float32 included.
 
     Twice the largest bound keeps the order of the logits. Behind a softmax, whose rounded probabilities may be equal
     where logits are not, as much more is needed as makes the integer network's largest probability stand out.
     `recorder` takes the facts that this rests on.
     """
-    twice = float(up(np.asarray(2 * domain.logit_bound.max())))
+    twice = float(up(np.asarray(2 * bound.max())))
     if domain.softmax is None:
         return twice
     classes = domain.enclosure.margins[0].value.lo.shape[1]

@@ -59,9 +59,12 @@ def judge(threshold: Threshold, real: Box, difference: Box, width: int) -> Thres
     return ThresholdResult(threshold, bool(found.agree.all()), float(found.hysteresis.max()))
 
 
-def covered(threshold: Threshold, outputs: Array, difference: Box, width: int) -> npt.NDArray[np.bool_]:
-    """Of inputs with float outputs (N, rows * width): whether the integer network's are on the same side, (N,)."""
-    slack = CLEAR * (1.0 + np.abs(outputs))
+def covered(threshold: Threshold, outputs: Array, difference: Box, width: int, error: Array) -> npt.NDArray[np.bool_]:
+    """Of inputs with float outputs (N, rows * width): whether the integer network's are on the same side, (N,).
+
+    `error`: of a float32 evaluation; `difference` is of the integer network from one.
+    """
+    slack = CLEAR * (1.0 + np.abs(outputs)) + error
     asked = threshold.to_json()
     real = Box(chosen(asked, outputs - slack, width), chosen(asked, outputs + slack, width))
     moved = Box(*(np.broadcast_to(chosen(asked, end, width), real.lo.shape) for end in (difference.lo, difference.hi)))

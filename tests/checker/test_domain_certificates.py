@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codesign.domain_checker import check as check_domain
 from codesign.domain_checker import read_claims, replay_domain
 from codesign.errors import InputError
-from codesign.recheck import check
+from codesign.float32_checker import check_float32
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 STEP = 1e-6
@@ -70,7 +71,7 @@ def over_domain(tmp_path_factory):
 
 def run(made, **more):
     folder, float_path, int8_path, _ = made
-    return check(folder / "certificate.json", float_path, int8_path, **more)
+    return check_domain(folder / "certificate.json", float_path, int8_path, check_float32, **more)
 
 
 @pytest.mark.parametrize(
@@ -589,6 +590,6 @@ def test_a_certificate_of_regions_does_not_borrow_the_claim_of_a_domain(over_dom
     forged.document.update(sentences(forged.document["regions"], any_length=True))
     assert "any number" in forged.document["claim"]
     assert forged.check().verdict == "cannot check"
-    result = checker.check(forged.folder / "certificate.json", forged.float_path, forged.int8_path)
+    result = checker.check(forged.folder / "certificate.json", forged.float_path, forged.int8_path, check_float32)
     assert result.verdict == "invalid"
     assert "all_inputs" in result.item

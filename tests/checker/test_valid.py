@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from codesign import domain_checker
-from codesign.checker import Invalid, check, read_claims, replay_regions
+from codesign.checker import Invalid, read_claims, replay_regions
 from codesign.checker.forms import Box
+from codesign.recheck import check
 
 
 def run(made, name, **options):

@@ -21,13 +21,14 @@ def whole_domain(evidence: Evidence, any_length: bool = True, steps: int = 10_00
     outputs = len(region["bound"])
     region.update(
         id="domain", kind="domain", sample=None, radius=None, top1="unknown", counted=False, bound=[1.0] * outputs,
-        bound_max=1.0, difference_lo=[-1.0] * outputs, difference_hi=[1.0] * outputs, vacuous=False,
+        bound_max=1.0, total_bound=[1.0] * outputs, total_bound_max=1.0,
+        difference_lo=[-1.0] * outputs, difference_hi=[1.0] * outputs, vacuous=False,
     )  # fmt: skip
     certificate["domain"] = {"lo": [0.0] * 3, "hi": [1.0] * 3}
     certificate["ranges"] = {"outputs": {"vacuous_from": [2.0] * outputs}, "logits": {"vacuous_from": [9.0] * 2}}
     certificate["regions"] = [region]
     certificate["all_inputs"] = {
-        "statement": "...", "method": "...", "any_length": any_length, "logit_bound": BOUND,
+        "statement": "...", "method": "...", "any_length": any_length, "total_logit_bound": BOUND,
         "vacuous": False, "same_class_margin": 1.0625,
         "covered_share": 0.75, "covered_samples": 6, "samples": 8,
     }  # fmt: skip
@@ -98,7 +99,7 @@ def test_a_short_stream_is_told(good: Evidence) -> None:
         (lambda c, h: h["streams"][0].pop("max_error"), "lacks 'max_error'"),
         (lambda c, h: c["all_inputs"].update(same_class_margin=0.9), "margin is below twice its bound"),
         (lambda c, h: c["all_inputs"].update(same_class_margin="wide"), "margin is below twice its bound"),
-        (lambda c, h: c["all_inputs"].update(logit_bound=[]), "does not go with one region"),
+        (lambda c, h: c["all_inputs"].update(total_logit_bound=[]), "does not go with one region"),
         (lambda c, h: c["all_inputs"].pop("any_length"), "lacks 'any_length'"),
         (lambda c, h: c["regions"].append({**c["regions"][0], "id": "again"}), "does not go with one region"),
     ],

@@ -71,7 +71,7 @@ def test_pass_writes_everything(good: Evidence, tmp_path: Path) -> None:
     assert hil["samples"] == hil["bit_exact"] == hil["with_bound"] == hil["within_bound"] == 8
     assert hil["instructions"] == good.hil["counter"]["median"]
     assert "cycles" not in hil
-    bounds = [max(r["bound"]) for r in good.certificate["regions"]]
+    bounds = [max(r["total_bound"]) for r in good.certificate["regions"]]
     assert document["certificate"]["bound_max"] == max(bounds)
     assert document["certificate"]["bound_median"] == float(np.median(bounds))
     check_page(page)

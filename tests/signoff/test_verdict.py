@@ -159,7 +159,7 @@ CHANGES: list[tuple[str, Callable[[Evidence], None], str]] = [
     ("quantisation", lambda e: e.hil["summary"].update(quantize_equal=0), "quantises"),
     ("proof", lambda e: e.certificate["proof"].update(proved=3), "could not be proved"),
     ("more proofs than facts", lambda e: e.certificate["proof"].update(obligations=1), "claims"),
-    ("bound", lambda e: e.certificate["regions"][2].update(bound_max=0.0), "contradicts itself"),
+    ("bound", lambda e: e.certificate["regions"][2].update(total_bound_max=0.0), "contradicts itself"),
     ("range", lambda e: e.certificate["regions"][2]["difference_hi"].__setitem__(0, 99.0), "contradicts itself"),
     ("search", lambda e: e.certificate["regions"][2]["observed"].__setitem__(0, 99.0), "above the certified bound"),
     ("no regions", lambda e: e.certificate.update(regions=[]), "no region"),
@@ -181,7 +181,8 @@ def test_a_smaller_bound_in_the_certificate_fails(good: Evidence) -> None:
     small = sample["max_error"] / 2
     count = len(region["bound"])
     region.update(
-        bound=[small] * count, bound_max=small, difference_lo=[-small] * count, difference_hi=[small] * count,
+        bound=[small] * count, bound_max=small, total_bound=[small] * count, total_bound_max=small,
+        difference_lo=[-small] * count, difference_hi=[small] * count,
         observed=[0.0] * count,
     )  # fmt: skip
     only_failure(judge(good), "outside the certified bound")
@@ -192,7 +193,8 @@ def test_the_bound_itself_is_within() -> None:
     for sample, region in zip(e.hil["samples"], e.certificate["regions"], strict=True):
         exact = [abs(a - b) for a, b in zip(sample["device"], sample["float"], strict=True)]
         region.update(
-            bound=exact, bound_max=max(exact), difference_lo=[-b for b in exact], difference_hi=exact,
+            bound=exact, bound_max=max(exact), total_bound=exact, total_bound_max=max(exact),
+            difference_lo=[-b for b in exact], difference_hi=exact,
             observed=[0.0] * len(exact),
         )  # fmt: skip
     assert judge(e).verdict == "PASS"
@@ -214,8 +216,8 @@ NEEDED = {
         ("criteria",), ("criteria", "epsilon"), ("criteria", "top1_share"), ("criteria", "top1_above"),
         ("criteria", "topk"), ("criteria", "ranking"), ("regions", 0, "kind"),
         *[("regions", 0, k) for k in (
-            "id", "radius", "sample", "counted", "vacuous",
-            "bound", "bound_max", "difference_lo", "difference_hi", "observed",
+            "id", "radius", "sample", "counted", "vacuous", "bound", "total_bound", "total_bound_max",
+            "difference_lo", "difference_hi", "observed",
             "top1", "top1_class")],
     ],
     "hil": [
@@ -283,7 +285,7 @@ def test_integers_without_measure_are_no_numbers(good: Evidence, huge: int) -> N
 
 
 def test_epsilon_proved_unknown_refuted(good: Evidence) -> None:
-    bound = max(max(r["bound"]) for r in good.certificate["regions"])
+    bound = max(max(r["total_bound"]) for r in good.certificate["regions"])
     observed = max(max(r["observed"]) for r in good.certificate["regions"])
     assert observed < bound
     proved = judge(good, Criteria(epsilon=bound))
@@ -345,7 +347,15 @@ def test_a_criterion_that_is_not_known_fails(good: Evidence) -> None:
 def test_a_region_around_no_sample_holds_for_none(good: Evidence) -> None:
     extra = {**good.certificate["regions"][0], "id": "else", "sample": None}
     small = [1e-9] * len(extra["bound"])
-    extra.update(bound=small, bound_max=1e-9, difference_lo=small, difference_hi=small, observed=[0.0] * len(small))
+    extra.update(
+        bound=small,
+        bound_max=1e-9,
+        total_bound=small,
+        total_bound_max=1e-9,
+        difference_lo=small,
+        difference_hi=small,
+        observed=[0.0] * len(small),
+    )
     good.certificate["regions"].append(extra)
     assert judge(good).verdict == "PASS"
     extra["radius"] = None
@@ -431,7 +441,15 @@ def test_a_domain_region_holds_for_every_sample(good: Evidence) -> None:
     good.certificate["regions"] = [domain]
     assert judge(good).verdict == "PASS"
     small = [1e-9] * len(domain["bound"])
-    domain.update(bound=small, bound_max=1e-9, difference_lo=small, difference_hi=small, observed=[0.0] * len(small))
+    domain.update(
+        bound=small,
+        bound_max=1e-9,
+        total_bound=small,
+        total_bound_max=1e-9,
+        difference_lo=small,
+        difference_hi=small,
+        observed=[0.0] * len(small),
+    )
     only_failure(judge(good), "outside the certified bound")
 
 

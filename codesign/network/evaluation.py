@@ -1,7 +1,7 @@
 """Evaluation of the float network over the reals, that is in float64.
 
-The network's meaning, in every bound and certificate, is the real-valued function that its float32 weights
-define: the float32 rounding of a Keras or TFLite run is not part of it.
+The network's meaning is the real-valued function that its float32 weights define. What a Keras or TFLite run in float32
+adds is bounded apart from it (`codesign.verification.float32_budget`), and is part of every total.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Shapes leave out the batch. H is the number of units, D the number of input features, T the number of steps.
 Gate order is everywhere i, f, c, o (TFLite's operand order of UNIDIRECTIONAL_SEQUENCE_LSTM).
-Weights are float32 exactly as stored in the model file; the network they define is a function over the reals,
-and every consumer computes with them in float64 or wider.
+Weights are float32 exactly as stored in the model file; the network they define is a function over the reals, and every
+consumer computes with them in float64 or wider. (What float32 programs add: `codesign.proof.float32`.)
 """
 
 from __future__ import annotations

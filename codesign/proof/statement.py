@@ -23,6 +23,10 @@ CLAIM = (
     "For every float32 input inside a region, the dequantized output of the integer network minus the output "
     "of the float network, taken over the reals, lies between difference_lo and difference_hi, elementwise."
 )
+FLOAT32_CLAIM = (
+    " Where the float network is evaluated in float32 as float32_model says, and the integer output is dequantized in "
+    "float32, outputs differ by at most total_bound; classes and sides of thresholds are those of such an evaluation."
+)
 GRID_CLAIM = (
     " In a region of kind 'grid' this holds for every integer input whose dequantized values lie in the box; the float "
     "network is taken at the dequantized values scale * (q - zero_point), or at these rounded to float32, so that no "
@@ -44,7 +48,7 @@ def sentences(regions: Sequence[dict[str, Any]], any_length: bool = False) -> di
         claim = claim.replace("every float32 input inside", "every sequence of any number of float32 inputs inside")
     grid = any(region.get("kind") == "grid" for region in regions)
     boxes = any(region.get("box") is not None for region in regions)
-    return {"claim": claim + GRID_CLAIM * grid, "region_rule": RULE + BOX_RULE * boxes}
+    return {"claim": claim + FLOAT32_CLAIM + GRID_CLAIM * grid, "region_rule": RULE + BOX_RULE * boxes}
 
 
 def all_inputs_statement(stated: dict[str, Any]) -> str:

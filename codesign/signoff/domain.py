@@ -46,7 +46,7 @@ def statements(reader: Reader, certificate: Evidence | None, regions: Sequence[R
     inputs = "sequence of any number of float32 inputs" if any_length else "float32 input"
     text = (
         f"For every {inputs} of the domain {domain}, the integer model's dequantized logits are within "
-        f"{upward(max(bounds))} of the float model's, taken over the reals"
+        f"{upward(max(bounds))} of the float model's, float32 included"
     )
     if margin is not None:
         text += f"; wherever the float model's margin there exceeds {upward(margin)} the class is the same"

@@ -106,7 +106,7 @@ def bound_statements(regions: Sequence[Region], domain: str) -> list[str]:
         if r.radius is None:
             statements.append(
                 f"For every float32 input of the domain {domain}, each dequantized output of the integer model differs "
-                f"from the float model's, taken over the reals, by at most {upward(max(r.bound))}."
+                f"from the float model's, float32 included, by at most {upward(max(r.bound))}."
             )
     return statements
 
@@ -114,6 +114,6 @@ def bound_statements(regions: Sequence[Region], domain: str) -> list[str]:
 def conditions(profiles: Sequence[object]) -> str:
     """What all statements share."""
     return (
-        f"All bounds hold under the semantics profiles {', '.join(map(str, profiles))}; the float model is a function "
-        "over the reals, and what its own evaluation in float32 adds is not included."
+        f"All bounds hold under the semantics profiles {', '.join(map(str, profiles))}; they include what an "
+        "evaluation of the float model in float32 (as the certificate's float32_model says) and the dequantisation add."
     )

@@ -10,7 +10,7 @@ A running error analysis (Higham, Accuracy and Stability of Numerical Algorithms
 and f^ - f = sigmoid'(xi) (z^ - z) + e by the mean value theorem: linear in the errors before, with coefficients in
 intervals that follow from the certified ranges of z and c'. Errors are kept as a zonotope over what each step adds, so
 that the signs of the weights count; the intervals' radii and all roundings, ours too, go to a fresh symbol of each
-value. The oldest symbols are folded. Between layers only magnitudes are handed on. docs/soundness.md, lemma 17.
+value. The oldest symbols are folded. Between layers only magnitudes are handed on. docs/soundness.md, lemma 20.
 """
 
 from __future__ import annotations

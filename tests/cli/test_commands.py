@@ -108,9 +108,7 @@ def test_a_result_never_takes_the_place_of_a_model(model):
 
 
 def test_certify_says_where_the_certificate_lies(model):
-    result = run(
-        "certify", model / "tiny.h5", model / "tiny.tflite", "--samples", 1, "--prove", "none", "-o", model / "c.json"
-    )
+    result = run("certify", model / "tiny.h5", model / "tiny.tflite", "--samples", 1, "-o", model / "c.json")
     assert result.exit_code == 0
     assert "c.json, and c.proof.npz" in result.stdout
     assert (model / "c.proof.npz").is_file()

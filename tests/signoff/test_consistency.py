@@ -101,7 +101,13 @@ def test_nothing_contradicts_the_verdict(original: Evidence, data: st.DataObject
         if data.draw(st.booleans()) and data.draw(st.booleans()):
             wide = [2 * v for v in limits]
             region.update(
-                bound=wide, bound_max=max(wide), difference_lo=[-v for v in wide], difference_hi=wide, vacuous=True
+                bound=wide,
+                bound_max=max(wide),
+                total_bound=wide,
+                total_bound_max=max(wide),
+                difference_lo=[-v for v in wide],
+                difference_hi=wide,
+                vacuous=True,
             )
     for sample, region in zip(e.hil["samples"], e.certificate["regions"], strict=True):
         sample["bound"] = region["bound"]
@@ -121,7 +127,7 @@ def whole(e: Evidence, covered: int, vacuous: bool = False) -> Evidence:
     e.certificate["regions"] = [region]
     bound = 99.0 if vacuous else 0.25
     e.certificate["all_inputs"] = {
-        "any_length": False, "logit_bound": [bound] * 3, "vacuous": vacuous, "same_class_margin": 2 * bound,
+        "any_length": False, "total_logit_bound": [bound] * 3, "vacuous": vacuous, "same_class_margin": 2 * bound,
         "covered_samples": covered, "samples": 8, "covered_share": covered / 8,
     }  # fmt: skip
     e.hil["summary"]["quantize_checked"] = e.hil["summary"]["quantize_equal"] = 3
@@ -130,7 +136,11 @@ def whole(e: Evidence, covered: int, vacuous: bool = False) -> Evidence:
         region["bound"] = [max(v, w) for v, w in zip(region["bound"], error, strict=True)]
         sample["top1"]["certified"] = "refuted"
     region.update(
-        bound_max=max(region["bound"]), difference_lo=[-v for v in region["bound"]], difference_hi=region["bound"]
+        bound_max=max(region["bound"]),
+        total_bound=region["bound"],
+        total_bound_max=max(region["bound"]),
+        difference_lo=[-v for v in region["bound"]],
+        difference_hi=region["bound"],
     )
     for sample in e.hil["samples"]:
         sample["bound"] = region["bound"]
@@ -196,7 +206,13 @@ def make_vacuous(e: Evidence, *numbers: int) -> None:
     limits = e.certificate["ranges"]["outputs"]["vacuous_from"]
     for k in numbers:
         e.certificate["regions"][k].update(
-            bound=limits, bound_max=max(limits), difference_lo=[-v for v in limits], difference_hi=limits, vacuous=True
+            bound=limits,
+            bound_max=max(limits),
+            total_bound=limits,
+            total_bound_max=max(limits),
+            difference_lo=[-v for v in limits],
+            difference_hi=limits,
+            vacuous=True,
         )
 
 

@@ -54,7 +54,7 @@ def test_the_statement_and_the_stream_are_told(good: Evidence) -> None:
     assert (result.verdict, result.failures) == ("PASS", ())
     assert result.proved[0] == (
         "For every sequence of any number of float32 inputs of the domain [0, 1] for every feature, the integer "
-        "model's dequantized logits are within 0.5 of the float model's, taken over the reals; wherever the float "
+        "model's dequantized logits are within 0.5 of the float model's, float32 included; wherever the float "
         "model's margin there exceeds 1.063 the class is the same (proved so for 6 of the 8 samples, 75.0 %)."
     )
     assert any("1 stream of 10,000 steps in all, without a reset" in text for text in result.proved)

@@ -92,8 +92,8 @@ def bound_statements(regions: Sequence[Region], domain: str) -> list[str]:
             radius=told, count=len(inside), domain=domain
         )
         statements.append(
-            f"{where} each dequantized output of the integer model differs from the float model's, float32 included, by "
-            f"at most the region's bound: median {upward(median(largest))}, largest {upward(largest[-1])}."
+            f"{where} each dequantized output of the integer model differs from the float model's, float32 included, "
+            f"by at most the region's bound: median {upward(median(largest))}, largest {upward(largest[-1])}."
         )
     counted = [r for r in regions if r.counted and r.radius is not None and r.several]
     proved = sum(r.top1 == "proved" for r in counted)

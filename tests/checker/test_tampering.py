@@ -712,6 +712,8 @@ def test_a_float_weight_changed_with_all_hashes_is_found_out_by_the_bounds(forge
     sha256 = patched(forged.float_path, target, weights.tobytes(), changed.tobytes())
     renamed(forged, "float", sha256)
     forged.float_path = target
+    assert "different_models" in forged.check().item  # they look like two models
+    forged.document["pair"]["different_models"] = True
     result = forged.check()
     assert result.verdict == "invalid"
     assert "follows" in result.item

@@ -278,7 +278,8 @@ class _Judge(Reader):
                 f"the firmware holds model {built[:16]}..., the "
                 f"{'folder holds' if self.bit_exact_only else 'certificate is for'} {certified[:16]}..."
             )
-        if self.take(certificate, "the certificate", "pair", "different_models", kind="flag"):
+        pair = ("pair", "different_models")
+        if not self.bit_exact_only and self.take(certificate, "the certificate", *pair, kind="flag"):
             self.notes.append("Two different models are compared: the int8 weights are not the float ones, rounded.")
         profile = self.take(build, "the build", "profile", kind="text")
         runtime = self.take(build, "the build", "runtime", kind="text")

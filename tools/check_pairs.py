@@ -225,6 +225,8 @@ def check(names: list[str], count: int, seed: int, jobs: int, inputs: int) -> di
                     outcome, why = child.judge(case)
                     outcomes[outcome] += 1
                     by_side[side][outcome] += 1
+                    if sum(outcomes.values()) % 250 == 0:
+                        print(f"{sum(outcomes.values())} judged", file=sys.stderr, flush=True)
                     if outcome == "violated":
                         violated.append(f"{case[0]}: {why}")
                         print(f"VIOLATED {case[0]}: {why}", file=sys.stderr, flush=True)

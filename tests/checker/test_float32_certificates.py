@@ -1,6 +1,7 @@
 """What certificates state of float32 programs is derived again: smaller numbers are found out, honest ones never."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from codesign.float32_checker import check_float32, errors, statement
 from codesign.proof.float32 import region_total, total_bound
 from codesign.verification import float32_budget, float32_domain
 
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 FEW = {"samples": 2}
 LENGTHS = {"region": "domain"}
 # What the searcher may state more than the checker derives: both have rooms of their own, below this.
@@ -201,7 +203,6 @@ _original = float32_budget._combined
 
 @pytest.mark.parametrize("error", PLANTED)
 def test_errors_planted_in_the_searcher_are_found_out(error, tmp_path, monkeypatch, take_apart):
-    from conftest import FIXTURES
 
     from codesign import api
     from codesign.verification import Options
@@ -270,7 +271,6 @@ def test_domains_with_smaller_numbers(forge, tamper, item):
 
 
 def test_planted_in_the_searcher_of_domains(tmp_path, monkeypatch, take_apart):
-    from conftest import FIXTURES
 
     from codesign import api
     from codesign.verification import Options

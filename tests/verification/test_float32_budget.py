@@ -1,5 +1,7 @@
 """Whatever a float32 program within the model computes lies within its budget, and a smaller budget is found out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from adversarial_float32 import worst_errors
@@ -16,6 +18,8 @@ from codesign.verification.float32_domain import domain_budget
 from codesign.verification.propagate import propagate
 from codesign.verification.regions import Region
 from codesign.verification.relaxation import Recorder
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
 def region_of(center, radius):
@@ -179,7 +183,6 @@ def test_rows_that_are_joined_and_split(pair):
 def test_keras_and_tensorflow_lite_lie_within(pair, name):
     tf = pytest.importorskip("tensorflow")
     keras = pytest.importorskip("tf_keras")
-    from conftest import FIXTURES
 
     network, integer, data = pair(name)
     rng = np.random.default_rng(0)

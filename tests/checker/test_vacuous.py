@@ -117,9 +117,9 @@ def test_a_domains_own_flag_is_derived(forge):
 
 def test_a_margin_that_no_logits_reach_says_nothing():
     ranges = Ranges((np.zeros(3), np.ones(3)), (np.zeros(3), np.ones(3)))
-    stated = {"logit_bound": [0.5, 0.5, 0.5], "same_class_margin": 1.0}
+    stated = {"total_logit_bound": [0.5, 0.5, 0.5], "same_class_margin": 1.0}
     assert says_nothing(stated, ranges, 3)
     assert not says_nothing(stated, ranges, 1)
     assert not says_nothing({**stated, "same_class_margin": 0.99}, ranges, 3)
     assert not says_nothing({**stated, "same_class_margin": None}, ranges, 3)
-    assert says_nothing({"logit_bound": [0.1, 0.1, 1.0], "same_class_margin": 0.5}, ranges, 3)
+    assert says_nothing({"total_logit_bound": [0.1, 0.1, 1.0], "same_class_margin": 0.5}, ranges, 3)

@@ -286,6 +286,7 @@ def test_a_soak_ended_by_ctrl_c_still_reports(deployment: Path) -> None:
     )
     try:
         assert child.stderr
+        assert "its board started" in child.stderr.readline()
         assert "EMULATED" in child.stderr.readline()
         assert "inferences" in child.stderr.readline()
         child.send_signal(signal.SIGINT)

@@ -51,20 +51,46 @@ def test_epsilon_is_judged_by_the_tighter_bound(pair):
 
 
 @pytest.mark.parametrize(("name", "width"), [("tiny", 0.01), ("logits", 0.02), ("stacked", 0.01)])
-def test_above_the_stated_margin_the_class_is_the_same(pair, name, width):
-    """Logits are moved apart by their order alone: every sample whose margin is above the stated one is covered."""
-    network, integer, _data = pair(name)
-    features = network.input_shape[1]
-    region = domain_region((np.full(features, -width), np.full(features, width)), network.input_shape[0])
-    effective = effective_network(integer)
-    found = enclose_domain(align(network, effective), effective, region)
-    margin = same_class_margin(found)
+def test_above_the_stated_margin_the_class_is_the_same(pair, name, width, monkeypatch):
+    """Logits are moved apart by their order alone: every sample whose margin is above the stated one is covered.
+
+    The ranges of the logits are left out: they hold for logits of inputs, and these are of none.
+    """
+    monkeypatch.setattr("codesign.verification.domain.within_ranges", lambda enclosure, *_: enclosure)
+    _integer, found = _whole(pair, name, width)
+    margin = same_class_margin(found, found.logit_bound)
     classes = found.enclosure.margins[0].value.lo.shape[1]
     rng = np.random.default_rng(0)
     for above, wanted in ((1.001, True), (0.3, False)):
         logits = np.sort(rng.uniform(-5, 0, (200, classes)))[:, ::-1].copy()
         logits[:, 0] = logits[:, 1] + above * margin
         assert covered(found, logits).all() == wanted
+
+
+@pytest.mark.parametrize(("name", "width"), [("logits", 0.02), ("stacked", 0.01)])
+def test_a_margin_from_the_ranges_alone_is_reached_by_no_input(pair, name, width):
+    """Where the bound is no better than the ranges, no class is told to be kept: neither by the margin nor by share."""
+    integer, found = _whole(pair, name, width)
+    network = pair(name)[0]
+    margin = same_class_margin(found, found.logit_bound)
+    x = np.random.default_rng(2).uniform(-width, width, (500, *network.input_shape)).astype(np.float32)
+    logits = evaluate(network, x, logits=True)
+    ordered = np.sort(logits, axis=1)
+    assert margin > found.enclosure.margins[0].value.hi.max() > (ordered[:, -1] - ordered[:, -2]).max()
+    assert not covered(found, logits).any()
+    gap = dequantize(integer.output, simulate(integer, quantize_input(integer, x))) - evaluate(network, x)
+    assert (
+        np.abs(gap).max(0) <= np.maximum(-found.enclosure.output_difference.lo, found.enclosure.output_difference.hi)
+    ).all()
+
+
+def _whole(pair, name, width):
+    """The integer network of a fixture, and what is enclosed over all inputs from -width to width."""
+    network, integer, _data = pair(name)
+    features = network.input_shape[1]
+    region = domain_region((np.full(features, -width), np.full(features, width)), network.input_shape[0])
+    effective = effective_network(integer)
+    return integer, enclose_domain(align(network, effective), effective, region)
 
 
 def test_covered_samples_have_the_same_class(pair):

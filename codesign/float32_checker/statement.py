@@ -72,13 +72,13 @@ def _errors(claims: Claims, rows: slice, count: int, facts: Facts) -> tuple[Arra
     whole, network = claims.document.get("all_inputs"), claims.network
     size = Box(claims.proof.lo[rows], claims.proof.hi[rows]).mag
     size = np.where(claims.on_grid[rows][:, None, None], size * ON_GRID, size)
-    inputs, steps = [Vector(x, 0.0 * x) for x in np.moveaxis(size, 1, 0)], network.input_shape[0]
+    inputs = [Vector(x, 0.0 * x) for x in np.moveaxis(size, 1, 0)]
     found = []
     if whole is None or whole["joint"]:
         noted = iter(facts.ranges)
 
         def zonotope(layer: Lstm, vectors: list[Vector]) -> list[Vector]:
-            return LstmErrors(layer).run(vectors, replayed(layer, steps, noted))
+            return LstmErrors(layer).run(vectors, replayed(layer, len(vectors), noted))
 
         found.append(forward(network, inputs, zonotope, False, count))
     if whole is not None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from codesign.errors import InputError
 from codesign.network import without_final_softmax
+from codesign.network.evaluation import layer_shapes
 from codesign.network.model import ActivationKind, Dense, FloatNetwork, Lstm, Reshape
 from codesign.proof.float32 import EXP, FLUSHED, LARGEST, SIGMOID, TANH, UNIT, softmax_rounding
 from codesign.verification import relaxation
@@ -121,8 +122,6 @@ def _stated(error: Array) -> Array:
 
 
 def _rows(network: FloatNetwork) -> int:
-    from codesign.network.evaluation import layer_shapes
-
     return int(np.prod(layer_shapes(network)[-1][:-1], dtype=np.int64))
 
 
@@ -130,12 +129,13 @@ def recorded(network: FloatNetwork, batches: Iterable[RelaxationBatch]) -> list[
     """The ranges that a propagation (`codesign.verification.propagate`) noted, of each LSTM at every step."""
     boxes = ((b.place, Box(b.lower[0], b.upper[0])) for b in batches if b.kind in ("sigmoid", "tanh") and not b.chosen)
     found = []
-    for layer in network.layers:
+    shapes = (network.input_shape, *layer_shapes(network))
+    for layer, shape in zip(network.layers, shapes, strict=False):
         if not isinstance(layer, Lstm):
             continue
         steps, H = [], layer.units
         c: Box | None = None
-        for t in range(network.input_shape[0]):
+        for t in range(shape[0]):  # behind a reshape these are not the network's steps
             sides = []
             for name in ("gates", "cell gate", "cell tanh"):
                 wanted = f"{layer.name}[{t}] {name}, range"

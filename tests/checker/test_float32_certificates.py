@@ -29,7 +29,10 @@ def derived(folder, float_path, int8_path):
     return claims.regions, statement._errors(claims, rows, len(bounds.logits.margins), facts)
 
 
-@pytest.mark.parametrize("name", ["tiny", "stacked", "acts", "logits", "sequence", "timedist", "tiny.int16"])
+NAMES = ["tiny", "stacked", "acts", "logits", "sequence", "timedist", "flatten", "reshaped", "tiny.int16"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_both_derive_the_same_but_for_room(made, name):
     regions, (logits, outputs) = derived(*made(name, **FEW))
     for k, region in enumerate(regions):

@@ -237,12 +237,16 @@ def test_check_tries_what_the_checker_finds_valid(models, monkeypatch):
     assert certified("--radius", 0.05).exit_code == 0
     document = json.loads((models / "c.json").read_text())
     monkeypatch.setattr(recheck.checker, "check", lambda *_: CheckResult("valid", document=document))
+    monkeypatch.setattr(recheck.checker, "read_claims", lambda *_: None)
     monkeypatch.setattr(recheck, "check_data", lambda *_: ())
+    monkeypatch.setattr(recheck, "check_inputs", lambda *_: ())
     arguments = ("check", "c.json", "--float", "tiny.h5", "--int8", "tiny.tflite")
     for divisor, code in ((1, 0), (1000, 4)):
         for region in document["regions"]:
             region["bound"] = [value / divisor for value in region["bound"]]
             region["bound_max"] = max(region["bound"])
+            region["total_bound"] = [value / divisor for value in region["total_bound"]]
+            region["total_bound_max"] = max(region["total_bound"])
         (models / "c.json").write_text(json.dumps(document))
         assert run(*arguments).exit_code == code
     assert len(list(models.glob("codesign-soundness-alarm-*.json"))) == 1

@@ -30,9 +30,10 @@ def test_the_statement_and_the_region_agree(pair):
     (region,), stated = document["regions"], document["all_inputs"]
     assert max(region["logit_bound"]) <= max(stated["logit_bound"])
     assert stated["samples"] == len(data.x)
-    assert upward(max(stated["logit_bound"])) in stated["statement"]
+    assert max(stated["total_logit_bound"]) > max(stated["logit_bound"])
+    assert upward(max(stated["total_logit_bound"])) in stated["statement"]
     assert upward(stated["same_class_margin"]) in stated["statement"]
-    assert 2 * max(stated["logit_bound"]) < stated["same_class_margin"]
+    assert 2 * max(stated["total_logit_bound"]) < stated["same_class_margin"]
     assert region["observed_max"] <= region["bound_max"]
     rng = np.random.default_rng(0)
     x = rng.uniform(-0.1, 0.1, (2000, *network.input_shape)).astype(np.float32)

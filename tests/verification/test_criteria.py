@@ -9,6 +9,7 @@ from random_pairs import random_pair
 
 from codesign.errors import InputError
 from codesign.network import evaluate, evaluate_layers
+from codesign.proof.float32 import softmax_rounding
 from codesign.quantization.align import align
 from codesign.quantization.integer import IntDense
 from codesign.semantics import dequantize, quantize_input, simulate
@@ -161,22 +162,24 @@ def margins(value, difference):
 def test_confidence_rule_at_its_threshold():
     """Two classes: p > D means a logit gap above log(D / (1 - D)), here against differences of at most 0.5."""
     m = margins(([-3.0], [3.0]), ([-0.5], [0.5]))
+    room = softmax_rounding(2)  # of the float32 softmax
     threshold = 1 / (1 + np.exp(-0.5))
-    assert top1_above(m, None, threshold + 1e-6)[0]
-    assert not top1_above(m, None, threshold - 1e-6)[0]
-    assert top1_above(m, None, 1 / (1 + np.exp(-3.0)) + 1e-6)[0]  # out of reach, whatever the difference
+    assert top1_above(m, None, threshold + room + 1e-9)[0]
+    assert not top1_above(m, None, threshold + room - 1e-9)[0]
+    assert top1_above(m, None, 1 / (1 + np.exp(-3.0)) + room + 1e-9)[0]  # out of reach, whatever the difference
     wide = margins(([-3.0], [3.0]), ([-10.0], [10.0]))
-    assert top1_above(wide, None, 1 / (1 + np.exp(-3.0)) + 1e-6)[0]
-    assert not top1_above(wide, None, 1 / (1 + np.exp(-3.0)) - 1e-6)[0]
+    assert top1_above(wide, None, 1 / (1 + np.exp(-3.0)) + room + 1e-9)[0]
+    assert not top1_above(wide, None, 1 / (1 + np.exp(-3.0)) + room - 1e-9)[0]
 
 
 def test_a_third_class_takes_its_share():
     """Class 0 is top; class 2 has at least exp(-0.2) of its probability, which leaves less for class 1 than 1 - D."""
     m = margins(([0.01, 0.1, -2.9], [3.0, 0.2, 0.19]), ([-0.6, 0.0, -0.6], [0.6, 0.0, 0.6]))
+    room = softmax_rounding(3)
     needed = 1 / (1 + np.exp(-0.6) + np.exp(-0.2))
     assert needed < 1 / (1 + np.exp(-0.6))
-    assert top1_above(m, None, needed + 1e-6)[0]
-    assert not top1_above(m, None, needed - 1e-6)[0]
+    assert top1_above(m, None, needed + room + 1e-9)[0]
+    assert not top1_above(m, None, needed + room - 1e-9)[0]
 
 
 def test_rankings_without_and_with_a_margin():

@@ -147,7 +147,7 @@ def worst_stream_excess():
         gap = dequantize(integer.output, integer_stream(integer, quantized_stream(integer, x))) - float_stream(
             network, x
         )
-        worst = max(worst, float((np.abs(gap) - d.hi[0]).max()))
+        worst = max(worst, float((gap - d.hi[0]).max()), float((d.lo[0] - gap).max()))
     return worst
 
 

@@ -215,7 +215,7 @@ def test_flattened_sequences_are_certified_from_files(kind: str) -> None:
     assert floats.layers[0].cell_clip == 10.0  # type: ignore[union-attr]
     data = load_calibration("tests/fixtures/flatten.calib.npz", floats.input_shape)
     net = floats if kind == "float" else read_integer_network("tests/fixtures/flatten.tflite")
-    result = robust(net, data, 0.01, 3, None, RobustOptions(mode="fast", proof="audit"))
+    result = robust(net, data, 0.01, 3, None, RobustOptions(mode="fast", proof="all"))
     assert result.count("robust") >= 1
     assert result.proof.ok
     rng = np.random.default_rng(40)

@@ -104,8 +104,8 @@ def test_facts_over_a_domain_are_recorded_and_proved(pair):
     assert {"exp", "tanh", "sigmoid", "sigmoid_diff"} <= {
         b.kind for b in recorder.batches if b.place.startswith(domain.softmax.name)
     }
-    margin = same_class_margin(domain, recorder)
-    assert margin == same_class_margin(domain)
+    margin = same_class_margin(domain, domain.logit_bound, recorder)
+    assert margin == same_class_margin(domain, domain.logit_bound)
     assert np.isfinite(margin)
     assert count(recorder.batches) > before
     proved(recorder.batches)

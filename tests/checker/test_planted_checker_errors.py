@@ -231,6 +231,7 @@ def test_the_layers_as_they_are():
 
 
 STEP = domain.DomainReplay, "_step"
+BEYOND = "beyond = np.where(clipped, up(SATURATED * (1 + dz)), 0.0)"
 DOMAINS = {
     "the gates' rounding and differences": (
         (domain.DomainReplay, "_noise", "return up(total)", "return up(0.0 * total)"),
@@ -271,6 +272,25 @@ DOMAINS = {
             "+ b[:, None] * cell) @ sources",
         ),
         {"drift": 9000},
+    ),
+    **{
+        f"what lies beyond {name}'s range": ((*STEP, BEYOND, old), exact_layers.PUSHED[k])
+        for k, (name, old) in enumerate(
+            (
+                ("the input gate", "beyond = np.zeros(reach.lo.shape)"),
+                ("the forget gate", "beyond = np.where(reach.lo < GATE_LO, up(SATURATED * (1 + dz)), 0.0)"),
+                ("the output gate", "beyond = np.where(clipped, up(SATURATED / 100 * (1 + dz)), 0.0)"),
+                ("the low end of the forget gate", "beyond = np.where(reach.hi > GATE_HI, up(SATURATED), 0.0)"),
+            )
+        )
+    },
+    "what lies beyond a range in the cell": (
+        (*STEP, "lost = ef * reached.mag + ei * g_size", "lost = ei * g_size"),
+        exact_layers.PUSHED[1],
+    ),
+    "what lies beyond a range in the hidden state": (
+        (*STEP, "late = up(eo * np.minimum(t.mag + et, 1.0) + ", "late = up("),
+        exact_layers.PUSHED[2],
     ),
 }
 

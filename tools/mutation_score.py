@@ -14,9 +14,11 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import hypothesis  # noqa: F401  (these and pytest once, before any process is forked)
+import jsonschema  # noqa: F401
+import numpy  # noqa: F401
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = (
@@ -210,7 +217,7 @@ def pytest_sessionfinish(session):
 
 
 def _environment(copy: Path, **more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **more}
+    return {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", **more}
 
 
 def record(copy: Path, tests: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -219,7 +226,9 @@ def record(copy: Path, tests: Sequence[str], names: Sequence[str]) -> dict[str, 
     out = copy / "recorded.json"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "mutation_recorder", *tests]
     more = {"MUTATION_ROOT": str(copy), "MUTATION_FILES": json.dumps(list(names)), "MUTATION_OUT": str(out)}
-    subprocess.run(command, cwd=copy, env=_environment(copy, **more), stdout=sys.stderr, check=False)
+    subprocess.run(
+        command, cwd=copy, env=_environment(copy, **more), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+    )
     told = json.loads(out.read_text())
     if told.pop("failed", None):
         sys.exit("tests fail without a planted error; mend them first")
@@ -243,16 +252,42 @@ def survives(copy: Path, mutant: Mutant, tests: Sequence[str], seconds: float) -
     if not tests:
         return "uncovered"
     path = copy / mutant.path
-    source = path.read_text(encoding="utf-8")
+    source, stat = path.read_text(encoding="utf-8"), path.stat()
     path.write_text(mutated(source, mutant), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    os.utime(path, (stat.st_atime, stat.st_mtime + 1000))  # so that no cached bytecode is taken for it
+    child = multiprocessing.get_context("fork").Process(target=_run_tests, args=(copy, list(tests)))
     try:
-        done = subprocess.run(command, cwd=copy, env=_environment(copy), capture_output=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return "time"
+        child.start()
+        child.join(seconds)
+        if child.is_alive():
+            os.killpg(child.pid or 0, signal.SIGKILL)
+            child.join()
+            return "time"
     finally:
         path.write_text(source, encoding="utf-8")
-    return "survived" if done.returncode == 0 else "killed"
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    if child.exitcode in (3, 4, 5, 70):  # pytest's own errors say nothing of the mutant
+        sys.exit(f"pytest ended with {child.exitcode} on {mutant.name}")
+    return "survived" if child.exitcode == 0 else "killed"
+
+
+def _run_tests(copy: Path, tests: list[str]) -> None:
+    """In a forked process: it has the libraries already, and reads the copy's own files afresh."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    for name in [n for n in sys.modules if n.partition(".")[0] == "codesign"]:
+        del sys.modules[name]
+    os.environ.update(_environment(copy))
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = True
+    code = 70
+    try:
+        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+    finally:
+        os._exit(code)
 
 
 def main() -> int:
@@ -279,6 +314,10 @@ def main() -> int:
         skipped = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "*.deploy")
         shutil.copytree(ROOT, copy, ignore=skipped)
         told = record(copy, given.tests, names)
+        unchanged = Mutant(names[0], 0, 0, 0, "", "", "")
+        some = sorted(told, key=lambda test: told[test]["seconds"])[:20]  # type: ignore[arg-type,return-value]
+        if survives(copy, unchanged, some, given.seconds) != "survived":
+            sys.exit("tests fail without a planted error where one process is forked from another")
         results = {}
         for k, mutant in enumerate(chosen):
             started = time.monotonic()

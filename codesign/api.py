@@ -248,9 +248,7 @@ def cross_check(
             raise InputError(f"the {place} is about another model than {network.name}; make it again")
     x, labels = hil_inputs(float_network, data, certificate, samples, drawn)
     regions = None if certificate is None else hil_regions(certificate, x, evaluate(float_network, x, logits=True))
-    streams = []
-    if certificate is not None and certificate.get("all_inputs", {}).get("any_length"):
-        streams.append(domain_stream(certificate, STREAM_STEPS if stream_steps is None else stream_steps))
+    streams = hil_streams(certificate, stream_steps)
     with open_target(firmware, port=port, emulate=emulate) as target:
         return check(
             target,
@@ -306,6 +304,14 @@ def hil_values(
     values = np.full((len(x), data.values.shape[1]), np.nan)
     values[:count] = data.values[:count]
     return values
+
+
+def hil_streams(certificate: dict[str, Any] | None, steps: int | None = None) -> list[Stream]:
+    """The streams that `cross_check` sends: one of `steps` (default STREAM_STEPS) for a certificate for any number of
+    steps, else none."""
+    if certificate is None or not certificate.get("all_inputs", {}).get("any_length"):
+        return []
+    return [domain_stream(certificate, STREAM_STEPS if steps is None else steps)]
 
 
 def domain_samples(certificate: dict[str, Any], network: FloatNetwork, count: int, seed: int = 0) -> Calibration:

@@ -87,8 +87,9 @@ def deploy(
 ) -> dict[str, Any]:
     """Deploy a float model to a board and give the content of signoff.json.
 
-    The output folder gets model.tflite, certificate.json, firmware/, firmware.elf, hil.json, report.html and
-    signoff.json. It appears whole or not at all: an earlier one is replaced only when the new one is complete.
+    The output folder gets model.tflite, certificate.json, firmware/, firmware.elf, hil.json, samples.npz, report.html
+    and signoff.json; `codesign.deployment_checker` verifies it. It appears whole or not at all: an earlier one is
+    replaced only when the new one is complete.
     A run that was interrupted leaves what is finished beside it (codesign.partial), and one with `options.resume` goes
     on from there: to the same result, but for times.
     Raises InputError, MissingToolError, and other CodesignErrors where a step cannot be completed.
@@ -96,7 +97,9 @@ def deploy(
     from codesign.certificate import load_certificate
     from codesign.hil import write_result
     from codesign.hil.ports import require_port
-    from codesign.signoff import sign_off
+    from codesign.recheck import check as check_certificate
+    from codesign.samples import SAMPLES, Samples, write_samples
+    from codesign.signoff import checker_facts, sign_off
     from codesign.toolchain import load_board
     from codesign.toolchain.build import check_buildable
 
@@ -139,6 +142,7 @@ def deploy(
                 options.around, options.any_length, options.different_models,
             )  # fmt: skip
             work.record("certify", sorted(p.name for p in folder.glob("certificate.*")))
+        certified = data
         regions = [] if certificate is None else certificate["regions"]
         if any(region["kind"] == "grid" and region["sample"] is not None for region in regions):
             data = api.on_grid(integer, data)
@@ -158,12 +162,24 @@ def deploy(
         broken_off = 0 < hil["summary"]["samples"] < hil["summary"]["requested"]
         if not broken_off:
             work.record("hil", ["hil.json"])
-        tell("sign off", 0, 0)
+        tell("check", 0, 0)
         inputs, _ = api.hil_inputs(network, data, certificate, sent, options.drawn)
         sent_data = Calibration(inputs, None, api.hil_values(data, inputs, sent))
+        streams = api.hil_streams(certificate, options.stream_steps)
+        write_samples(folder / SAMPLES, Samples(certified, inputs, [stream.x for stream in streams]))
+        checked = None
+        if certificate is not None:
+            found = check_certificate(
+                folder / "certificate.json", path, folder / "model.tflite",
+                jobs=options.verification.jobs if options.verification else 1,
+                on_progress=lambda done, total: tell("check", done, total), data=folder / SAMPLES,
+            )  # fmt: skip
+            checked = checker_facts(found)
         result = sign_off(
-            folder, certificate, hil, firmware, network, device, sent_data, bit_exact_only=options.bit_exact_only
-        )
+            folder, certificate, hil, firmware, network, device, sent_data, bit_exact_only=options.bit_exact_only,
+            checked=checked,
+        )  # fmt: skip
+        tell("sign off", 0, 0)
         work.publish(keep=broken_off)
         tell("sign off", 1, 1)
     return result

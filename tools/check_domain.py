@@ -23,6 +23,7 @@ from codesign.quantization import IntegerNetwork
 from codesign.quantization.align import align
 from codesign.quantization.rescaling import effective_network
 from codesign.semantics import dequantize, quantize_input, simulate
+from codesign.semantics.streams import float_stream, integer_stream
 from codesign.verification import domain_region, input_domain
 from codesign.verification.affine import Box
 from codesign.verification.all_inputs import quantized_stream, stream_inputs
@@ -30,7 +31,6 @@ from codesign.verification.domain import enclose_domain
 from codesign.verification.gradient import input_gradient
 from codesign.verification.regions import Region
 from codesign.verification.search import Search
-from codesign.verification.streams import float_stream, integer_stream
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from codesign.cli import options as opt
-from codesign.cli.claim_text import claim_text
+from codesign.cli.claim_text import claim_text, print_folder
 from codesign.cli.waiting import waits_for
 
 _PROVERS = click.Choice(["auto", "interval", "closed-form", "icp", "dreal"])
@@ -24,9 +24,15 @@ def _models(command: opt.F) -> opt.F:
 
 
 @click.command()
-@click.argument("certificate", type=opt.FILE)
-@_models
-@click.option("--prover", type=_PROVERS, help="Have every nonlinear fact proved by this solver as well (slower).")
+@click.argument("certificate", metavar="CERTIFICATE|FOLDER", type=opt.FILE)
+@click.option("--float", "float_model", type=opt.FILE, required=True, help="The float model (.h5, .keras, .tflite).")
+@click.option(
+    "--int8", "int8_model", type=opt.FILE, help="The int8 .tflite; a folder holds its own, which it has to be."
+)
+@click.option(
+    "--prover", type=_PROVERS,
+    help="Have every nonlinear fact proved by this solver as well (slower) [a folder: auto].",
+)  # fmt: skip
 @click.option("--data", type=opt.FILE, help="Samples and labels that it names [NAME.calib.npz of the float model].")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Processes.")
 @opt.as_json
@@ -34,16 +40,19 @@ def _models(command: opt.F) -> opt.F:
 def check(
     certificate: Path,
     float_model: Path,
-    int8_model: Path,
+    int8_model: Path | None,
     prover: str | None,
     data: Path | None,
     jobs: int,
     as_json: bool,
 ) -> None:
-    """Check CERTIFICATE from scratch: derive every bound again and say valid, with the claim that was verified, or
-    invalid with the first bad item.
+    """Check a CERTIFICATE from scratch: derive every bound again and say valid, with the claim that was verified, or
+    invalid with the first bad item. It needs the proof file NAME.proof.npz beside it.
 
-    Needs the proof file NAME.proof.npz beside it. Exit codes: 0 valid, 1 invalid or not checkable, 2 bad input.
+    Of a FOLDER that 'codesign deploy' made, everything is verified, and no file in it is trusted: models, certificate,
+    firmware, every answer of the device, report and sign-off, against the float model that you name.
+
+    Exit codes: 0 valid (a folder: and signed off), 1 invalid or not checkable, 2 bad input.
     """
     from codesign.cli.progress import Progress
     from codesign.errors import InputError
@@ -56,6 +65,17 @@ def check(
     if jobs < 1:
         raise InputError(f"cannot use {jobs} processes; give --jobs N with N at least 1")
     started = time.monotonic()
+    if certificate.is_dir():
+        from codesign.deployment_checker import check_folder
+
+        with Progress(quiet=as_json) as progress:
+            told_of = check_folder(
+                certificate, float_model, int8_model, prover or "auto", jobs, progress.stage("check")
+            )
+        print_folder(told_of, as_json, time.monotonic() - started)
+        return
+    if int8_model is None:
+        raise InputError("name the int8 model of the certificate: --int8 model.tflite")
     with Progress(quiet=as_json) as progress:
         result = run(certificate, float_model, int8_model, prover, jobs, progress.stage("check"), data)
     seconds = time.monotonic() - started

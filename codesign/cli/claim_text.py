@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from codesign.text import upward
 
+if TYPE_CHECKING:
+    from codesign.deployment_checker import FolderResult
+
 _FEATURES = 6  # ranges that are listed
+
+
+def print_folder(result: FolderResult, as_json: bool, seconds: float) -> None:
+    """The result of a folder's check; exits with 0 where it is valid and signed off, else with 1."""
+    from codesign.deployment_checker.check import SIGNED_OFF
+
+    good = result.verdict == "valid" and result.signed_off in SIGNED_OFF
+    if as_json:
+        click.echo(json.dumps({**asdict(result), "seconds": seconds}))
+    elif result.claim is None:
+        click.echo(f"{result.verdict}: {result.item}")
+    else:
+        click.echo(result.verdict)
+        click.echo(claim_text(result.claim))
+        proved = "".join(f", {count} proved by {name}" for name, count in sorted(result.provers.items()))
+        click.echo(f"{result.facts} nonlinear facts derived{proved}; {result.samples} device outputs simulated again")
+        for statement in result.proved:
+            click.echo(f"follows: {statement}")
+        for entry in result.not_verified:
+            click.echo(f"told, not verified: {entry}")
+        if result.emulated:
+            click.echo("EMULATED: by its own word no hardware took part")
+        click.echo(f"signed off: {result.signed_off}" if good else f"NOT signed off: {result.signed_off}")
+    sys.exit(0 if good else 1)
 
 
 def claim_text(claim: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ class Stream:
         """With its arrays as they have to be. InputError where they do not fit the network, or where its head does not
         give an output after every step."""
         from codesign.semantics import quantize
-        from codesign.verification.streams import integer_stream
+        from codesign.semantics.streams import integer_stream
 
         x = np.asarray(self.x, np.float32)
         features, outputs = network.input.shape[1], int(np.prod(network.output.shape))
@@ -78,7 +78,7 @@ def run_stream(
     bit-exact and not as certified.
     """
     from codesign.semantics import dequantize, quantize
-    from codesign.verification.streams import float_stream, integer_stream
+    from codesign.semantics.streams import float_stream, integer_stream
 
     x = stream.x[np.newaxis]
     q = quantize(network.input, x)

@@ -252,18 +252,21 @@ def _weakest(statuses: Sequence[str]) -> str:
     return next((s for s in ("refuted", "unknown") if s in statuses), "proved")
 
 
-def parse_document(path: Path) -> dict[str, Any]:
-    """A certificate's content, whatever its schema says of it. InputError for what is no certificate.
-
-    Numbers beyond binary64 are none, and a key stands once.
-    """
+def strict_json(path: Path, what: str = "a JSON file that codesign wrote") -> Any:
+    """A JSON file's content. InputError where it cannot be read, or is no JSON: numbers beyond binary64 are none, and a
+    key stands once."""
     readers: dict[str, Any] = {"parse_constant": _refuse, "parse_float": _number, "parse_int": _integer}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, **readers)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, **readers)
     except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({error.strerror}); name a certificate.json") from None
+        raise InputError(f"'{path}' cannot be read ({error.strerror}); name {what}") from None
     except (ValueError, RecursionError):
-        raise InputError(f"'{path}' is not a certificate.json that 'codesign certify' wrote") from None
+        raise InputError(f"'{path}' is not {what}") from None
+
+
+def parse_document(path: Path) -> dict[str, Any]:
+    """A certificate's content, whatever its schema says of it. InputError for what is no certificate; `strict_json`."""
+    document = strict_json(path, "a certificate.json that 'codesign certify' wrote")
     if not isinstance(document, dict) or document.get("schema") != SCHEMA_ID:
         raise InputError(f"'{path}' is not a certificate of schema {SCHEMA_ID}")
     return document

@@ -3,7 +3,7 @@
 from codesign.signoff.comparison import Comparison, compare
 from codesign.signoff.folder import artifact_hashes, build_facts
 from codesign.signoff.metrics import ErrorMetrics, accuracy, confusion_matrix, error_metrics
-from codesign.signoff.record import load_schema, signoff_document, validate_signoff, write_signoff
+from codesign.signoff.record import checker_facts, load_schema, signoff_document, validate_signoff, write_signoff
 from codesign.signoff.report import write_report
 from codesign.signoff.signing import sign_off
 from codesign.signoff.verdict import CriterionResult, SignOff, decide
@@ -16,6 +16,7 @@ __all__ = [
     "accuracy",
     "artifact_hashes",
     "build_facts",
+    "checker_facts",
     "compare",
     "confusion_matrix",
     "decide",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from codesign.errors import InputError
 
 if TYPE_CHECKING:
-    from codesign.toolchain import Build
+    from codesign.toolchain import Board, Build
+    from codesign.toolchain.elf import Image
 
 SIGNOFF = "signoff.json"
 REPORT = "report.html"
@@ -32,11 +33,20 @@ def build_facts(build: Build) -> dict[str, Any]:
         "build_id": build.build_id,
         "model_sha256": build.model_sha256,
         "elf_sha256": sha256_of(build.elf),
-        "flash_bytes": build.flash_bytes,
-        "flash_available": build.flash_available,
-        "ram_bytes": build.ram_bytes,
-        "ram_available": build.ram_available,
-        "stack_size": build.stack_size,
+        **image_facts(build.image, build.board),
+    }
+
+
+def image_facts(image: Image, board: Board) -> dict[str, Any]:
+    """Of these, what an ELF for a board says: sizes in bytes, and sections by memory, in address order."""
+    flash = sorted((s for s in image.sections if s.loaded), key=lambda s: s.load_address)
+    ram = sorted((s for s in image.sections if s.writable), key=lambda s: s.address)
+    return {
+        "flash_bytes": image.flash_bytes,
+        "flash_available": board.flash.size,
+        "ram_bytes": image.ram_bytes,
+        "ram_available": board.ram.size,
+        "stack_size": image.stack_bytes,
         "memory_map": {
             region: [
                 {
@@ -47,7 +57,7 @@ def build_facts(build: Build) -> dict[str, Any]:
                 }
                 for s in sections
             ]
-            for region, sections in build.memory_map.items()
+            for region, sections in (("flash", flash), ("ram", ram))
         },
     }
 

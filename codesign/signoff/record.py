@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,10 +22,14 @@ from codesign.signoff.evidence import ORDERS, Evidence, is_kind
 from codesign.signoff.headline import headline
 from codesign.signoff.verdict import SignOff
 
+if TYPE_CHECKING:
+    from codesign.checker import CheckResult
+
 SCHEMA_ID = "codesign-signoff-1"
+UNCHECKED = {"verdict": "cannot check", "item": "it was not asked", "regions": 0, "facts": 0, "not_derived": []}
 _PACKAGES = (
     "codesign", "numpy", "scipy", "python-flint", "dreal", "tensorflow", "tf_keras", "tflite-micro", "platformio",
-    "pyserial", "unicorn",
+    "pyserial", "unicorn", "matplotlib",
 )  # fmt: skip
 
 
@@ -36,8 +40,9 @@ def signoff_document(
     build: Evidence | None,
     artifacts: Mapping[str, str],
     comparison: Comparison,
+    checked: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The content of signoff.json; figures that the evidence does not give are None."""
+    """The content of signoff.json; figures that the evidence does not give are None. `checked`: `checker_facts`."""
     certificate, hil, build = certificate or {}, hil or {}, build or {}
     target = _table(hil.get("target"))
     stack = _table(hil.get("stack"))
@@ -60,6 +65,7 @@ def signoff_document(
         "proved": list(signoff.proved),
         "criteria": {**dict.fromkeys(("epsilon", "top1_share", *ORDERS)), **criteria},
         "certificate": certified,
+        "checker": None if checked is None else dict(checked),
         "hil": _hil(hil, target),
         "metrics": comparison.to_json(),
         "macs": comparison.work.macs if comparison.work else None,
@@ -82,6 +88,17 @@ def signoff_document(
             **versions(),
         },
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def checker_facts(result: CheckResult) -> dict[str, Any]:
+    """Of an independent check of the certificate, what a sign-off records. `facts`: nonlinear ones, derived again."""
+    return {
+        "verdict": result.verdict,
+        "item": result.item,
+        "regions": result.regions,
+        "facts": result.facts,
+        "not_derived": list(result.not_derived),
     }
 
 

@@ -12,7 +12,7 @@ from codesign.errors import InputError
 from codesign.hil import validate_result
 from codesign.signoff.comparison import compare
 from codesign.signoff.folder import REPORT, SIGNOFF, artifact_hashes, build_facts, sha256_of, unlike_file
-from codesign.signoff.record import signoff_document, write_signoff
+from codesign.signoff.record import UNCHECKED, signoff_document, write_signoff
 from codesign.signoff.report import write_report
 from codesign.signoff.verdict import decide
 
@@ -46,6 +46,7 @@ def sign_off(
     data: Calibration | None = None,
     criteria: Criteria | None = None,
     bit_exact_only: bool = False,
+    checked: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Judge a deployment, write report.html and signoff.json into `folder`, and return signoff.json's content.
 
@@ -56,6 +57,9 @@ def sign_off(
     inference, the integer model's classes and the hidden states' errors to the report. `criteria` defaults to what the
     certificate was asked for. `bit_exact_only`: there is no certificate, and the verdict claims nothing of the float
     model.
+
+    `checked`: what the independent checker said of certificate.json (`checker_facts`); nothing is signed off but what
+    it found valid.
 
     A failed check is no exception: it makes the verdict FAIL. Raises InputError where the folder cannot be read or
     written, MissingToolError where matplotlib or jinja2 is missing.
@@ -71,10 +75,14 @@ def sign_off(
     # What does not follow its schema is judged (and fails), but not drawn.
     certificate = _valid(certificate, validate_certificate, problems)
     hil = _valid(hil, validate_result, problems)
+    checked = None if bit_exact_only else checked or UNCHECKED
+    if checked is not None and checked["verdict"] != "valid":
+        problems.append(f"the independent checker does not find the certificate valid: {checked['item']}")
+        signoff = replace(signoff, proved=())
     if problems:
         signoff = replace(signoff, verdict="FAIL", failures=(*signoff.failures, *problems))
     comparison = compare(certificate, hil, float_network, integer_network, data)
-    document = signoff_document(signoff, certificate, hil, facts, artifacts, comparison)
+    document = signoff_document(signoff, certificate, hil, facts, artifacts, comparison, checked)
     write_report(folder / REPORT, document, certificate, hil, facts, comparison)
     document["artifacts"][REPORT] = sha256_of(folder / REPORT)
     write_signoff(document, folder / SIGNOFF)

@@ -20,6 +20,7 @@ from codesign.quantization.align import align
 from codesign.quantization.integer import ActivationArray, IntegerNetwork
 from codesign.quantization.rescaling import effective_network
 from codesign.semantics import dequantize, quantize, quantize_input, simulate
+from codesign.semantics.streams import float_stream, integer_stream
 from codesign.soundness import require_never, require_within
 from codesign.verification.affine import Array, Box, require_round_to_nearest
 from codesign.verification.audit import discharge
@@ -33,7 +34,6 @@ from codesign.verification.propagate import in_float32, top1_proved
 from codesign.verification.relaxation import Recorder
 from codesign.verification.results import Float32, Options, RegionResult, has_classes
 from codesign.verification.same_class import same_class_margin
-from codesign.verification.streams import float_stream, integer_stream
 from codesign.verification.thresholds import covered as same_sides
 from codesign.verification.trace import MARGIN_ROOM, RELATIVE_ROOM, Trace, published, traces
 

@@ -141,9 +141,9 @@ def test_statuses_for_any_length_do_not_come_from_one_length(over_domain, monkey
 def test_bounds_by_the_checker_hold_on_streams(over_domain):
     """Derived for any number of steps: 8 streams of 400 steps stay inside, every output at every step."""
     from codesign.semantics import dequantize
+    from codesign.semantics.streams import float_stream, integer_stream
     from codesign.verification.affine import Box
     from codesign.verification.all_inputs import quantized_stream, stream_inputs
-    from codesign.verification.streams import float_stream, integer_stream
 
     folder, float_path, int8_path, _ = over_domain("acts", any_length=True)
     claims = read_claims(folder / "certificate.json", float_path, int8_path)

@@ -7,7 +7,11 @@ from pathlib import Path
 
 PACKAGES = Path(__file__).parents[2] / "codesign"
 SOLVER_INTERFACE = "solver.py"
-LIMITS = {"checker": 800, "domain_checker": 220, "data_checker": 60, "input_checker": 80, "float32_checker": 350}
+LIMITS = {
+    "checker": 800, "domain_checker": 220, "data_checker": 60, "input_checker": 80, "float32_checker": 350,
+    "deployment_checker": 460,
+}  # fmt: skip
+SIGNED_WITH = {"codegen", "deployment_checker", "recheck", "samples", "signoff", "toolchain"}  # what is compared with
 _NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
@@ -57,4 +61,5 @@ def test_nothing_else_of_the_project_computes_for_them():
                 names = [node.module] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 own = [name.split(".") for name in names if name and name.startswith("codesign.")]
-                assert {parts[1] for parts in own} <= allowed, path
+                more = SIGNED_WITH if package == "deployment_checker" else set()
+                assert {parts[1] for parts in own} <= allowed | more, path

@@ -19,7 +19,7 @@ import numpy as np
 
 from codesign.quantization.integer import IntegerNetwork, IntLstm
 from codesign.semantics import quantize_input, simulate_trace
-from codesign.verification.streams import integer_stream
+from codesign.semantics.streams import integer_stream
 
 Fault = Callable[[int, bytes], bytes]  # number of the request, reply as it should be -> what is sent
 

@@ -16,7 +16,7 @@ from codesign.errors import InputError, SoundnessAlarm
 from codesign.hil import Device, Recovery, Stream, Target, cross_check, open_target, validate_result
 from codesign.hil.protocol import MAX_PAYLOAD, steps_per_request
 from codesign.semantics import dequantize, quantize
-from codesign.verification.streams import float_stream, integer_stream
+from codesign.semantics.streams import float_stream, integer_stream
 
 if TYPE_CHECKING:
     from codesign.toolchain import Build

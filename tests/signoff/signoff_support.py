@@ -23,6 +23,7 @@ from codesign.semantics import quantize_input, simulate_trace
 from codesign.verification import Criteria, Options
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+VALID = {"verdict": "valid", "item": "", "regions": 8, "facts": 100, "not_derived": []}
 BUILD_ID = bytes(range(16))
 ELF = b"\x7fELF not really, only its hash matters here"
 

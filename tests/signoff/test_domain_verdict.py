@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from signoff_support import Evidence
+from signoff_support import VALID, Evidence
 
 from codesign.signoff import decide, sign_off
 
@@ -124,5 +124,5 @@ def sign(evidence: Evidence, folder: Path) -> dict[str, Any]:
     evidence.write(folder)
     return sign_off(
         folder, evidence.certificate, evidence.hil, evidence.build, evidence.float_network, evidence.network,
-        evidence.data,
+        evidence.data, checked=VALID,
     )  # fmt: skip

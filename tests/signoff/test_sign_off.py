@@ -12,7 +12,7 @@ from typing import Any
 import html5lib
 import numpy as np
 import pytest
-from signoff_support import Evidence, make_evidence
+from signoff_support import VALID, Evidence, make_evidence
 
 from codesign.errors import InputError, MissingToolError
 from codesign.quantization import Calibration
@@ -27,7 +27,7 @@ def run(e: Evidence, folder: Path, **changes: Any) -> tuple[dict[str, Any], str]
     e.write(folder)
     arguments: dict[str, Any] = {
         "certificate": e.certificate, "hil": e.hil, "build": e.build, "float_network": e.float_network,
-        "integer_network": e.network, "data": e.data, **changes,
+        "integer_network": e.network, "data": e.data, "checked": VALID, **changes,
     }  # fmt: skip
     document = sign_off(folder, **arguments)
     return document, (folder / "report.html").read_text(encoding="utf-8")
@@ -170,7 +170,7 @@ def test_changed_files_fail(good: Evidence, tmp_path: Path) -> None:
 
 def test_signing_again_replaces(good: Evidence, tmp_path: Path) -> None:
     first, _ = run(good, tmp_path)
-    second = sign_off(tmp_path, good.certificate, good.hil, good.build)
+    second = sign_off(tmp_path, good.certificate, good.hil, good.build, checked=VALID)
     assert set(second["artifacts"]) == set(first["artifacts"])
     assert "signoff.json" not in second["artifacts"]
 
@@ -179,18 +179,18 @@ def test_a_failed_report_leaves_no_signoff(good: Evidence, tmp_path: Path, monke
     run(good, tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(MissingToolError, match=r"pip install 'codesign\[report\]'"):
-        sign_off(tmp_path, good.certificate, good.hil, good.build)
+        sign_off(tmp_path, good.certificate, good.hil, good.build, checked=VALID)
     assert not (tmp_path / "signoff.json").exists()
     assert not (tmp_path / "report.html").exists()
 
 
 def test_bad_folders_are_refused(good: Evidence, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a folder"):
-        sign_off(tmp_path / "none", good.certificate, good.hil, good.build)
+        sign_off(tmp_path / "none", good.certificate, good.hil, good.build, checked=VALID)
     good.write(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "hil.json")
     with pytest.raises(InputError, match="symbolic link"):
-        sign_off(tmp_path, good.certificate, good.hil, good.build)
+        sign_off(tmp_path, good.certificate, good.hil, good.build, checked=VALID)
 
 
 def test_everything_from_outside_is_escaped(good: Evidence, tmp_path: Path) -> None:
@@ -308,3 +308,14 @@ def test_schema_refuses_contradictions(good: Evidence, tmp_path: Path) -> None:
     del document["notes"]
     with pytest.raises(InputError, match="notes"):
         validate_signoff(document)
+
+
+@pytest.mark.parametrize("verdict", ["invalid", "cannot check", None])
+def test_nothing_is_signed_off_but_what_the_checker_found_valid(good: Evidence, tmp_path: Path, verdict: str) -> None:
+    checked = None if verdict is None else {**VALID, "verdict": verdict, "item": "region 0 ('0')/bound"}
+    document, _ = run(good, tmp_path, checked=checked)
+    assert document["verdict"] == "FAIL"
+    assert document["proved"] == []
+    told = f"the independent checker does not find the certificate valid: {(checked or {}).get('item', 'it was not')}"
+    assert any(f.startswith(told) for f in document["failures"])
+    assert document["checker"]["verdict"] == (verdict or "cannot check")

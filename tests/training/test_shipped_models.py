@@ -12,6 +12,7 @@ from codesign.quantization import load_calibration
 from codesign.quantization.align import align
 from codesign.quantization.rescaling import effective_network
 from codesign.semantics import dequantize
+from codesign.semantics.streams import float_stream, integer_stream
 from codesign.training.bound import BoundModel
 from codesign.training.emulate import emulate
 from codesign.training.measure import measure
@@ -20,7 +21,6 @@ from codesign.verification.all_inputs import quantized_stream, stream_inputs
 from codesign.verification.domain import enclose_domain
 from codesign.verification.regions import domain_region
 from codesign.verification.search import search
-from codesign.verification.streams import float_stream, integer_stream
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 # name, activations, any length: lower end of the domain, largest bound, least accuracy and covered share of the samples

@@ -12,12 +12,12 @@ from codesign.quantization.align import align
 from codesign.quantization.integer import IntegerNetwork, IntLastStep, IntLstm, QuantizedTensor
 from codesign.quantization.multipliers import gate_multiplier, product_multiplier
 from codesign.semantics import dequantize
+from codesign.semantics.streams import float_stream, integer_stream
 from codesign.verification import domain_region, invariant
 from codesign.verification.affine import Box
 from codesign.verification.all_inputs import quantized_stream, stream_inputs
 from codesign.verification.comparison import FloatLayer, LayerComparison, inside
 from codesign.verification.domain import _input_rows, enclose_domain
-from codesign.verification.streams import float_stream, integer_stream
 
 
 def contractive(seed):

@@ -21,8 +21,9 @@ from codesign.quantization.integer import (
     IntReshape,
     QuantizedTensor,
 )
-from codesign.semantics import run_operator
-from codesign.verification.affine import Array
+from codesign.semantics.simulation import run_operator
+
+Array = npt.NDArray[np.float64]
 
 
 def _longer(tensor: QuantizedTensor, steps: int) -> QuantizedTensor:

@@ -63,6 +63,13 @@ def test_killed_survived_and_uncovered(tmp_path: Path) -> None:
     assert tool.covering(found[">"], told) == ["test_some.py::test_f"]
 
 
+def test_tests_that_look_for_a_text_in_the_source_kill_nothing() -> None:
+    path = tool.ROOT / tool.PLANTS.partition("::")[0]
+    tests = [line for line in path.read_text().splitlines() if line.startswith("def test_") and "monkeypatch" in line]
+    assert len(tests) == path.read_text().count("    planted(monkeypatch, ") == 3
+    assert all(line.startswith(f"def {tool.PLANTS.partition('::')[2]}") for line in tests)
+
+
 def test_what_decides_is_in_its_list() -> None:
     names = set(tool.files(tool.PATHS))
     assert {"codesign/checker/claims.py", "codesign/domain_checker/check.py", "codesign/signoff/verdict.py"} <= names

@@ -39,6 +39,7 @@ PATHS = (
     "codesign/signoff/folder.py", "codesign/signoff/domain.py", "codesign/signoff/evidence.py", "codesign/outcome.py",
 )  # fmt: skip
 TESTS = ("tests/checker", "tests/signoff", "tests/verification/test_criteria.py", "tests/test_outcome.py")
+PLANTS = "tests/checker/test_planted_checker_errors.py::test_errors"  # change source by its text: not of behaviour
 WANTED = 0.95
 _COMPARE = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "in": "not in", "not in": "in",
             "is": "is not", "is not": "is"}  # fmt: skip
@@ -224,7 +225,19 @@ def record(copy: Path, tests: Sequence[str], names: Sequence[str]) -> dict[str, 
     """For every test its seconds and the functions of the files that it calls."""
     (copy / "mutation_recorder.py").write_text(RECORDER)
     out = copy / "recorded.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "mutation_recorder", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "mutation_recorder",
+        "--deselect",
+        PLANTS,
+        *tests,
+    ]
     more = {"MUTATION_ROOT": str(copy), "MUTATION_FILES": json.dumps(list(names)), "MUTATION_OUT": str(out)}
     subprocess.run(
         command, cwd=copy, env=_environment(copy, **more), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False

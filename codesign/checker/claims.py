@@ -146,13 +146,13 @@ def _norms(bound: Array, sums: Array) -> Array:
 def check_statuses(claims: Claims, region: dict[str, Any], name: str, b: Bounds, facts: Facts) -> None:
     """A 'proved' follows from the derived margins and stated bounds (a 'refuted': codesign.input_checker)."""
     criteria, rows, told = claims.document["criteria"], b.logits.margins, statement.statuses(region)
+    asked, limits, width = statement.asked_of_regions(criteria), criteria["thresholds"] or [], rows[0].value.lo.shape[1]
+    demand(width > 1 or not {"top1", "top1_above"} & {*told}, f"{name}/top1: one output is no class")
     classes = [winner(m, b.softmax, facts) for m in rows] if region["top1"] == "proved" else []
     demand(None not in classes, f"{name}/top1: 'proved' is stated, but no class has a positive margin in both networks")
     same(f"{name}/top1_class", region["top1_class"], classes[0] if len(classes) == 1 else None)
-    asked, limits, width = statement.asked_of_regions(criteria), criteria["thresholds"] or [], rows[0].value.lo.shape[1]
     named = [criteria.get("topk") or 0, *(criteria.get("ranking") or []), *(limit["output"] or 0 for limit in limits)]
     demand(max(named) < width, "criteria: about more outputs than there are")
-    demand(width > 1 or not {"top1", "top1_above"} & {*told}, f"{name}/top1: one output is no class")
     same(f"{name}: criteria that are asked for", sorted({*told} - {"top1"}), sorted(asked))
     for criterion in (one for one, status in told.items() if status == "proved" and one != "top1"):
         good = follows(criterion, asked[criterion], region, rows, b.softmax, facts)

@@ -69,9 +69,13 @@ def over_domain(tmp_path_factory):
     return make
 
 
-def run(made, **more):
+def run(made, prover=None, data=None, on_progress=None):
+    from codesign import api
+    from codesign.quantization import load_calibration
+
     folder, float_path, int8_path, _ = made
-    return check_domain(folder / "certificate.json", float_path, int8_path, check_float32, **more)
+    samples = None if data is None else load_calibration(data, api.load(float_path).input_shape).x
+    return check_domain(folder / "certificate.json", float_path, int8_path, check_float32, prover, samples, on_progress)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +116,12 @@ def test_obligations_are_emitted_when_certifying(over_domain):
 
 
 def test_samples_of_a_covered_share_are_needed_to_derive_it(over_domain):
+    from codesign.recheck import check as check_any
+
     made = over_domain("tiny")
     assert run(made).not_derived == ("all_inputs/covered_share",)
     assert run(made, data=made[3]).not_derived == ()
-    other = run(made, data=FIXTURES / "tiny.calib.npz")
+    other = check_any(made[0] / "certificate.json", *made[1:3], data=FIXTURES / "tiny.calib.npz")
     assert (other.verdict, other.item) == ("invalid", "data/sha256: the certificate names other data, or none")
 
 

@@ -63,6 +63,23 @@ def test_killed_survived_and_uncovered(tmp_path: Path) -> None:
     assert tool.covering(found[">"], told) == ["test_some.py::test_f"]
 
 
+def test_a_recording_is_kept_until_a_source_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def record(*_: object) -> dict[str, dict[str, object]]:
+        made.append(1)
+        return {"test_a": {"seconds": float(len(made)), "calls": []}}
+
+    monkeypatch.setattr(tool, "record", record)
+    (tmp_path / "codesign").mkdir()
+    (tmp_path / "codesign" / "a.py").write_text("A = 1\n")
+    given = tmp_path, ["tests"], ["codesign/a.py"], tmp_path / "kept.json"
+    assert tool.recorded(*given) == tool.recorded(*given) == {"test_a": {"seconds": 1.0, "calls": []}}
+    (tmp_path / "codesign" / "a.py").write_text("A = 2\n")
+    assert tool.recorded(*given)["test_a"]["seconds"] == 2.0
+    assert tool.recorded(given[0], ["others"], *given[2:])["test_a"]["seconds"] == 3.0
+
+
 def test_tests_that_look_for_a_text_in_the_source_kill_nothing() -> None:
     path = tool.ROOT / tool.PLANTS.partition("::")[0]
     tests = [line for line in path.read_text().splitlines() if line.startswith("def test_") and "monkeypatch" in line]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
 import multiprocessing
 import os
@@ -26,6 +27,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis  # noqa: F401  (these and pytest once, before any process is forked)
 import jsonschema  # noqa: F401
@@ -248,6 +250,23 @@ def record(copy: Path, tests: Sequence[str], names: Sequence[str]) -> dict[str, 
     return told  # type: ignore[no-any-return]
 
 
+def recorded(
+    copy: Path, tests: Sequence[str], names: Sequence[str], cache: Path | None
+) -> dict[str, dict[str, object]]:
+    """`record`, or what a file keeps of it for the same sources and tests."""
+    key = hashlib.sha256(json.dumps([list(tests), list(names)]).encode())
+    for path in sorted(path for part in ("codesign", "tests", "tools") for path in (copy / part).rglob("*.py")):
+        key.update(str(path.relative_to(copy)).encode() + path.read_bytes())
+    if cache is not None and cache.is_file():
+        kept: dict[str, Any] = json.loads(cache.read_text())
+        if kept["key"] == key.hexdigest():
+            return dict(kept["told"])
+    told = record(copy, tests, names)
+    if cache is not None:
+        cache.write_text(json.dumps({"key": key.hexdigest(), "told": told}))
+    return told
+
+
 def covering(mutant: Mutant, told: dict[str, dict[str, object]]) -> list[str]:
     """Tests that call the function (any test of the file for what lies outside functions), the fastest first."""
     found = []
@@ -312,6 +331,7 @@ def main() -> int:
     parser.add_argument("--most-tests", type=int, default=40, help="of those that cover a mutant, the fastest")
     parser.add_argument("--seconds", type=float, default=900.0, help="time for one mutant's tests")
     parser.add_argument("--journal", type=Path, help="results so far: the same command goes on from them")
+    parser.add_argument("--recording", type=Path, help="keeps which test calls what, for as long as no source changes")
     given = parser.parse_args()
     names = list(files(given.paths))
     every = [m for name in names for m in mutants_of(name, (ROOT / name).read_text(encoding="utf-8"))]
@@ -326,7 +346,7 @@ def main() -> int:
         copy = Path(folder) / "copy"
         skipped = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "*.deploy")
         shutil.copytree(ROOT, copy, ignore=skipped)
-        told = record(copy, given.tests, names)
+        told = recorded(copy, given.tests, names, given.recording)
         unchanged = Mutant(names[0], 0, 0, 0, "", "", "")
         some = sorted(told, key=lambda test: told[test]["seconds"])[:20]  # type: ignore[arg-type,return-value]
         if survives(copy, unchanged, some, given.seconds) != "survived":

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from signoff_support import Evidence
+from signoff_support import VALID, Evidence
 
 from codesign.cli.text import print_signoff
 from codesign.outcome import outcome, same_class
@@ -28,7 +28,7 @@ def judged(e: Evidence, criteria: Criteria | None = None, alone: bool = False) -
         del artifacts["certificate.json"]
     signoff = decide(certificate, e.hil, e.build, artifacts, criteria, alone)
     comparison = compare(certificate, e.hil, e.float_network, e.network, e.data)
-    document = signoff_document(signoff, certificate, e.hil, e.build, artifacts, comparison)
+    document = signoff_document(signoff, certificate, e.hil, e.build, artifacts, comparison, None if alone else VALID)
     validate_signoff(document)
     return document, render(document, certificate, e.hil, e.build, comparison), printed(document)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from signoff_support import Evidence, make_evidence
+from signoff_support import VALID, Evidence, make_evidence
 
 from codesign.quantization import Calibration
 from codesign.signoff import compare, decide, signoff_document
@@ -33,7 +33,7 @@ def judged(e: Evidence, criteria: Criteria | None = None):
 
 def document(e: Evidence) -> dict:
     comparison = compare(e.certificate, e.hil, e.float_network, e.network, e.data)
-    made = signoff_document(judged(e), e.certificate, e.hil, e.build, e.artifacts(), comparison)
+    made = signoff_document(judged(e), e.certificate, e.hil, e.build, e.artifacts(), comparison, VALID)
     return validate_signoff(json.loads(json.dumps(made)))
 
 

@@ -105,8 +105,14 @@ def test_ends_of_the_difference_follow_the_float_value():
 
 def test_what_a_region_implies():
     ranges = Ranges((np.zeros(2), np.ones(2)), (np.zeros(2), np.ones(2)))
-    region = {"difference_lo": [-0.25, -1.0], "difference_hi": [0.5, 0.0], "output_step_bound": [0.0]}
-    assert implied(region, ranges, 2) == {
-        "bound": [0.5, 1.0], "bound_max": 1.0, "vacuous": True, "output_step_bound": [0.5, 1.0],
+    float32 = {"evaluation": [0.0, 0.125], "dequantization": [0.0, 0.0]}
+    region = {
+        "difference_lo": [-0.25, -0.875], "difference_hi": [0.5, 0.0], "output_step_bound": [0.0], "float32": float32,
     }  # fmt: skip
-    assert not implied({**region, "difference_lo": [0.0, -0.99]}, ranges, 2)["vacuous"]
+    found = implied(region, ranges, 2)
+    total = np.array(found.pop("total_bound"))
+    assert found.pop("total_bound_max") == total.max()
+    assert (total >= [0.5, 1.0]).all()
+    assert total == pytest.approx([0.5, 1.0], rel=1e-12)
+    assert found == {"bound": [0.5, 0.875], "bound_max": 0.875, "vacuous": True, "output_step_bound": [0.5, 0.875]}
+    assert not implied({**region, "difference_lo": [0.0, -0.86]}, ranges, 2)["vacuous"]

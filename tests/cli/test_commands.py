@@ -172,6 +172,7 @@ def test_the_api_refuses_what_would_be_taken_for_something_else(model):
         api.cross_check(firmware, network, integer, data)
     firmware = SimpleNamespace(model_sha256=integer.sha256)
     certificate = {"int8": {"sha256": integer.sha256}, "float": {"sha256": "0" * 64}}
+    certificate["pair"] = {"different_models": False}
     with pytest.raises(InputError, match="certificate is about another model"):
         api.cross_check(firmware, network, integer, data, certificate)
     with pytest.raises(InputError, match="give two models of the same network"):

@@ -186,3 +186,16 @@ def test_a_checker_refuses_a_fold_that_names_no_step(kept):
     assert choices.fold("lstm[0]") == 0
     with pytest.raises(Invalid):
         choices.fold("lstm[1]")
+
+
+def test_a_symbol_of_a_difference_that_the_float_network_takes_up_keeps_its_share():
+    """Pool place 1 is of the difference alone first and of the float network later: its shares in both add up."""
+    rows = UnitRows(1, 1, Pool())
+    rows.pool.allocate(2, "input region")
+    rows.value_columns, rows.difference_columns = [np.array([0, 1])], [np.array([1])]
+    rows._widen(2, 1)
+    rows.state_v[0, 1, 0, :2], rows.state_d[0, 0, 0, :1] = (3.0, 5.0), (7.0,)
+    rows.state_v[0, 0, 0, :2] = (1.0, 2.0)
+    zero = np.zeros((1, 1))
+    assert rows.form(zero, zero, True).generators[0, 0].tolist() == [3.0, 12.0]
+    assert rows.form(zero, zero, False).generators[0, 0].tolist() == [1.0, 2.0]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from codesign.signoff import domain
+from codesign.signoff.criterion import CriterionResult
 from codesign.signoff.evidence import Evidence, Region
 from codesign.text import some, upward
-
-if TYPE_CHECKING:
-    from codesign.signoff.verdict import CriterionResult
 
 
 def shortfalls(

@@ -17,13 +17,14 @@ def observe(
 ) -> None:
     """Evaluate both networks at the center of every certified region and at `tries` more inputs, half of them corners.
 
-    SoundnessAlarm where one is further off than the region's bound, or of another class where that is proved equal.
+    SoundnessAlarm where one is further off than the region's bound over the reals (float64 stands for these), or of
+    another class where that is proved equal.
     """
     from codesign.hil.deployment import certified_regions
     from codesign.semantics import dequantize, quantize_input, simulate
 
     rng = np.random.default_rng(seed)
-    for region in certified_regions(document, integer):
+    for region, stated in zip(certified_regions(document, integer), document["regions"], strict=True):
         shares = [rng.random(region.lo.shape) for _ in range(tries)]
         x = np.stack([region.center, *(region.at(np.round(s) if k % 2 else s) for k, s in enumerate(shares))])
         real = evaluate(network, x)
@@ -31,7 +32,7 @@ def observe(
         error = np.abs(outputs - real).reshape(len(x), -1)
         require_within(
             f"region '{region.name}' of a certificate that the checker finds valid: |integer - float| of an output",
-            error.max(0), region.bound, partial(dict, inputs=x, region=region.name),
+            error.max(0), stated["bound"], partial(dict, inputs=x, region=region.name),
         )  # fmt: skip
         require_never(
             f"region '{region.name}' of a certificate that the checker finds valid: another class than proved",
